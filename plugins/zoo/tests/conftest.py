@@ -40,7 +40,6 @@ CONFIGS = {
     },
 }
 """Tiny models, as their config.json describes them."""
-PACKAGES = {"patchtst": "PatchTST", "patchtsmixer": "PatchTSMixer"}
 
 
 def list_t5_shapes(gated):
@@ -86,6 +85,33 @@ def list_mantis_shapes():
     return shapes | {f"tokgen_unit.linear_encoder.layer_norm.{name}": (16,) for name in ("weight", "bias")}
 
 
+def list_patchtst_shapes():
+    """Return the shapes of the tensors of a PatchTST, by the names of the transformers library."""
+    shapes = {"input_embedding.weight": (16, 8), "input_embedding.bias": (16,)}
+    shapes = {f"embedder.{k}": v for k, v in shapes.items()} | {"positional_encoder.position_enc": (8, 16)}
+    norm = ("weight", "bias", "running_mean", "running_var")
+    for i in range(2):
+        linear = {f"self_attn.{name}_proj": (16, 16) for name in ("q", "k", "v", "out")}
+        linear |= {"ff.0": (24, 16), "ff.3": (16, 24)}
+        shapes |= {f"layers.{i}.{k}.weight": v for k, v in linear.items()}
+        shapes |= {f"layers.{i}.{k}.bias": v[:1] for k, v in linear.items()}
+        shapes |= {f"layers.{i}.norm_sublayer{j}.batchnorm.{name}": (16,) for j in (1, 3) for name in norm}
+    return {f"model.encoder.{k}": v for k, v in shapes.items()} | {"head.projection.weight": (4, 128)}
+
+
+def list_patchtsmixer_shapes():
+    """Return the shapes of the tensors of a PatchTSMixer, by the names of the transformers library."""
+    shapes = {"patcher.weight": (16, 8), "patcher.bias": (16,)}
+    for i in range(2):
+        for mixer, dim in (("patch_mixer", 8), ("feature_mixer", 16)):
+            layer = f"mlp_mixer_encoder.mixers.{i}.{mixer}"
+            linear = {"mlp.fc1": (2 * dim, dim), "mlp.fc2": (dim, 2 * dim), "gating_block.attn_layer": (dim, dim)}
+            shapes |= {f"{layer}.{k}.weight": v for k, v in linear.items()}
+            shapes |= {f"{layer}.{k}.bias": v[:1] for k, v in linear.items()}
+            shapes |= {f"{layer}.norm.norm.{name}": (16,) for name in ("weight", "bias")}
+    return {f"model.encoder.{k}": v for k, v in shapes.items()} | {"head.base_forecast_block.bias": (4,)}
+
+
 def list_shapes(model):
     """Return the shapes of the tensors of a tiny model, by the names in its released files."""
     if model == "mantis":
@@ -97,11 +123,7 @@ def list_shapes(model):
         shapes = {f"input_patch_embedding.{k}.weight": v for k, v in embedding.items()}
         shapes |= {f"input_patch_embedding.{k}.bias": v[:1] for k, v in embedding.items()}
         return {**list_t5_shapes(False), **shapes, "shared.weight": (2, 16), "decoder.unused": (3,)}
-    transformers = pytest.importorskip("transformers", reason="pip install 'tstk-core[hf]'")
-    fields = {k: v for k, v in CONFIGS[model].items() if k != "model_type"}
-    config = getattr(transformers, f"{PACKAGES[model]}Config")(**fields)
-    reference = getattr(transformers, f"{PACKAGES[model]}ForPrediction")(config)
-    return {k: tuple(v.shape) for k, v in reference.state_dict().items() if v.is_floating_point()}
+    return list_patchtst_shapes() if model == "patchtst" else list_patchtsmixer_shapes()
 
 
 def draw_weights(model, seed=3):

@@ -7,10 +7,10 @@ NORMED = {"channels": "independent", "instance_norm": True}
 LIMIT = 1e-5
 
 
-def check_close(ours, theirs):
+def check_close(ours, expected):
     """Check the largest difference, relative to the largest number, and print it."""
-    assert ours.shape == theirs.shape
-    error = float((ours - theirs).abs().max() / theirs.abs().max())
+    assert ours.shape == expected.shape
+    error = float((ours - expected).abs().max() / expected.abs().max())
     print(f"largest difference {error:.1e}")
     assert error < LIMIT
 
@@ -47,10 +47,10 @@ def test_patchtst_equals_the_transformers_library(zoo, tmp_path, options):
     pipeline = zoo.assemble(table, table, **NORMED)
     series = zoo.make_series()
     with torch.no_grad():
-        theirs = reference(past_values=series.x.mT).last_hidden_state[:, 0]
+        expected = reference(past_values=series.x.mT).last_hidden_state[:, 0]
     _, encoded = zoo.encode(pipeline, series)
     ours = encoded.values if encoded.prefix is None else torch.cat([encoded.prefix, encoded.values], 1)
-    check_close(ours, theirs)
+    check_close(ours, expected)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_patchtsmixer_equals_the_transformers_library(zoo, tmp_path, options):
     )
     series = zoo.make_series()
     with torch.no_grad():
-        theirs = reference(past_values=series.x.mT).last_hidden_state[:, 0]
-    check_close(zoo.encode(pipeline, series)[1].values, theirs)
+        expected = reference(past_values=series.x.mT).last_hidden_state[:, 0]
+    check_close(zoo.encode(pipeline, series)[1].values, expected)
 
 
 T5 = {"d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 3}
@@ -91,9 +91,9 @@ def test_t5_layers_equal_the_transformers_library(feed_forward):
     x = torch.randn(2, 200, 16, generator=torch.Generator().manual_seed(0))
     valid = torch.arange(200) < torch.tensor([[200], [150]])
     with torch.no_grad():
-        theirs = reference(inputs_embeds=x, attention_mask=valid.long()).last_hidden_state
+        expected = reference(inputs_embeds=x, attention_mask=valid.long()).last_hidden_state
         encoded = ours(x, torch.arange(200).expand(2, -1), valid)
-    check_close(encoded[valid], theirs[valid])
+    check_close(encoded[valid], expected[valid])
 
 
 @pytest.mark.parametrize("has_reg", [True, False])
@@ -120,12 +120,12 @@ def test_chronos_bolt_equals_its_package(zoo, tmp_path, has_reg):
     series.x[~series.observed] = 0
     with torch.no_grad():
         context = torch.where(series.observed, series.x, torch.nan)[:, 0]
-        theirs, _, embeds, _ = reference.encode(context)
+        expected, _, embeds, _ = reference.encode(context)
     tokens, encoded = zoo.encode(pipeline, series)
     check_close(tokens.values, embeds[:, : tokens.values.shape[1]])
     ours = encoded.values if encoded.prefix is None else torch.cat([encoded.values, encoded.prefix], 1)
     attended = torch.cat([tokens.valid, tokens.valid[:, :1]], 1)[:, : ours.shape[1]]
-    check_close(ours[attended], theirs[attended])
+    check_close(ours[attended], expected[attended])
 
 
 def test_moment_equals_its_package(zoo, tmp_path):
@@ -154,8 +154,8 @@ def test_moment_equals_its_package(zoo, tmp_path):
     pipeline = zoo.assemble(table, table, **NORMED)
     series = zoo.make_series()
     with torch.no_grad():
-        theirs = reference.embed(x_enc=series.x, reduction="none").embeddings[:, 0]
-    check_close(zoo.encode(pipeline, series)[1].values, theirs)
+        expected = reference.embed(x_enc=series.x, reduction="none").embeddings[:, 0]
+    check_close(zoo.encode(pipeline, series)[1].values, expected)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -178,7 +178,7 @@ def test_mantis_equals_its_package(zoo, tmp_path, legacy):
     pipeline = zoo.assemble(table, table, channels="independent")
     series = zoo.make_series()
     with torch.no_grad():
-        embeds, theirs = reference.tokgen_unit(series.x), reference(series.x)
+        embeds, expected = reference.tokgen_unit(series.x), reference(series.x)
     tokens, encoded = zoo.encode(pipeline, series)
     check_close(tokens.values, embeds)
-    check_close(encoded.prefix[:, 0], theirs)
+    check_close(encoded.prefix[:, 0], expected)

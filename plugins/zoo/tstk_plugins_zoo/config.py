@@ -128,19 +128,19 @@ def resolve_config(
     if len(given) > 1 and given[0] in ("config", "pretrained"):
         raise OptionError(f"{given[0]} sets the architecture of {model}; leave out {', '.join(given[1:])}")
     if pretrained is not None:
-        found, source = read_checkpoint_config(pretrained), f"pretrained={pretrained!r}: config.json"
+        content, source = read_checkpoint_config(pretrained), f"pretrained={pretrained!r}: config.json"
     elif config is not None:
-        found, source = _parse_json(config), "config"
+        content, source = _parse_json(config), "config"
     else:
         return ModelConfig(fields, f"{model} of these sizes")
-    mark = next((mark for mark in marks if _has_mark(found, mark)), None)
+    mark = next((mark for mark in marks if _has_mark(content, mark)), None)
     if mark is None:
-        kind = f"a {found['model_type']!r}" if isinstance(found.get("model_type"), str) else "another model"
+        kind = f"a {content['model_type']!r}" if isinstance(content.get("model_type"), str) else "another model"
         raise OptionError(
             f"{source} is of {kind}, not of {model}, which is known by {' or '.join(marks)}; name the tokenizer and "
             "the encoder of that model, or another checkpoint"
         )
-    resolved = ModelConfig(found, source)
+    resolved = ModelConfig(content, source)
     name, has_value, value = mark.partition("=")
     if has_value:
         resolved.choice(name, value, (value,))  # kept in the JSON, by which it is recognised again

@@ -114,6 +114,7 @@ class MantisTokenizer(PretrainedPatch):
     """
 
     size_options = ("dim", "window", "scalar_dim")
+    invertible = False  # patches may be of a resampled series
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class MantisTokenizer(PretrainedPatch):
         super().__init__(resampled, resolved, pretrained, width, size)
         self.samples = samples
         if samples is not None:
-            self.spec, self.invertible = spec, False
+            self.spec = spec
             self.out = self.out.replace(length=spec.length, stride=None, patch_len=None)
         kernel = size + 1 - size % 2
         self.conv_diff, self.conv = (nn.Conv1d(1, width, kernel, padding=kernel // 2) for _ in range(2))
