@@ -180,6 +180,7 @@ def test_a_faulty_config_is_refused_with_the_field(zoo, config, message):
         ("moment", {"d_model": 32}, "d_model 32, which is not supported: its T5 has 16"),
         ("moment", {"transformer_type": "decoder_only"}, "transformer_type 'decoder_only', which is not supported"),
         ("moment", {"t5_config": 3}, "has no object 't5_config'"),
+        ("moment", {"t5_config": {"relative_attention_num_buckets": 2}}, "has 2 relative_attention_num_buckets"),
         ("mantis", {"transf_num_heads": 1, "transf_dim_head": 16}, "a single head as wide as a token"),
     ],
 )
@@ -190,6 +191,21 @@ def test_what_a_model_does_not_have_here_is_refused(zoo, tmp_path, model, fields
         tokenizer["window"] = 8
     with pytest.raises(OptionError) as refusal:
         zoo.assemble(tokenizer, {**encoder, "pretrained": folder}, **INDEPENDENT)
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epsilon_scalar_enc": 1.0}, "epsilon_scalar_enc 1; expected more than 1"),
+        ({"seq_len": 65}, "seq_len 65, which is no multiple of num_patches 8"),
+        ({"scalar_scales": [1, -1]}, "scalar_scales [1, -1]; expected a list of positive numbers"),
+    ],
+)
+def test_a_faulty_token_generator_of_mantis_is_refused(zoo, tmp_path, fields, message):
+    folder = zoo.write_tiny(tmp_path / "mantis", "mantis", **fields)
+    with pytest.raises(OptionError) as refusal:
+        zoo.assemble({"use": "mantis", "pretrained": folder}, {"use": "mantis"}, **INDEPENDENT)
     assert message in str(refusal.value)
 
 

@@ -145,6 +145,8 @@ class MantisTokenizer(PretrainedPatch):
         if length % patches:
             raise OptionError(f"{resolved.source} has seq_len {length}, which is no multiple of num_patches {patches}")
         width, size = resolved.integer("hidden_dim", 256), length // patches
+        if (epsilon := resolved.number("epsilon_scalar_enc", 1.1)) <= 1:
+            raise OptionError(f"{resolved.source} has epsilon_scalar_enc {epsilon:g}; expected more than 1")
         super().__init__(resampled, resolved, pretrained, width, size)
         self.samples = samples
         if samples is not None:
@@ -158,7 +160,7 @@ class MantisTokenizer(PretrainedPatch):
             size,
             resolved.integer("hidden_dim_scalar_enc", 32),
             resolved.numbers("scalar_scales", _SCALES),
-            max(resolved.number("epsilon_scalar_enc", 1.1), 1 + 1e-6),
+            epsilon,
         )
 
     def forward(self, series: Series) -> Tokens:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.errors import OptionError
 from tstk.nn.blocks import Dropout
 from tstk.nn.linear import Linear
 from tstk_plugins_zoo.attention import WideAttention, mask_scores
@@ -97,6 +98,11 @@ class T5Stack(nn.Module):
         self.dim = config.integer("d_model", 512)
         self.num_buckets = config.integer("relative_attention_num_buckets", 32)
         self.max_distance = config.integer("relative_attention_max_distance", 128)
+        if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 4:
+            raise OptionError(
+                f"{config.source} has {self.num_buckets} relative_attention_num_buckets for distances up to "
+                f"{self.max_distance}; expected at least 4, and distances above a quarter of them"
+            )
         self.bias = nn.Parameter(torch.empty(self.num_buckets, config.integer("num_heads", 8)))
         nn.init.normal_(self.bias, std=self.dim**-0.5)
         self.blocks = nn.ModuleList(T5Block(config) for _ in range(config.integer("num_layers", 6)))
@@ -125,13 +131,13 @@ def find_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tens
 
     Args:
         distances: long, negative where the key comes first
-        num_buckets: half of them are for keys that come later
-        max_distance: all from here on are in the last bucket
+        num_buckets: at least 4; half of them are for keys that come later
+        max_distance: all from here on are in the last bucket; above a quarter of `num_buckets`
     """
     half = num_buckets // 2
     exact = half // 2
     size = distances.abs()
-    ratio = torch.log(size.clamp(min=1).float() / max(exact, 1)) / math.log(max_distance / max(exact, 1))
+    ratio = torch.log(size.clamp(min=1).float() / exact) / math.log(max_distance / exact)
     logarithmic = (exact + (ratio * (half - exact)).long()).clamp(max=half - 1)
     return torch.where(size < exact, size, logarithmic) + half * (distances > 0)
 
