@@ -1,4 +1,4 @@
-"""Loading of BERT checkpoints from `config.json` and `model.safetensors`, without the transformers library.
+"""Loading of checkpoints, BERT's above all, from `config.json` and `model.safetensors`, without transformers.
 
 A checkpoint is a folder or a Hugging Face hub name; only these files (or `pytorch_model.bin`, or the shards that their
 index names) are downloaded. Only plain tensors are loaded, never code.
@@ -38,14 +38,14 @@ _EPS = 1e-12
 """Of BERT's normalisation, where config.json does not give it, as those of the first release do not."""
 
 
-def read_bert_config(name: str) -> dict[str, Any]:
-    """Read the architecture of a BERT checkpoint: dim, depth, heads, hidden, eps, rows (of the position table).
+def read_checkpoint_config(name: str) -> dict[str, Any]:
+    """Read the config.json of a checkpoint.
 
     Args:
         name: folder or Hugging Face hub name
 
     Raises:
-        OptionError: there is no such checkpoint, or its architecture is not BERT's
+        OptionError: there is no such checkpoint, or its config.json is not a JSON object
     """
     path = _fetch_file(name, "config.json")
     if path is None:
@@ -57,6 +57,19 @@ def read_bert_config(name: str) -> dict[str, Any]:
         raise OptionError(f"pretrained={name!r}: config.json is damaged ({e}); download it again") from None
     if not isinstance(config, dict):
         raise OptionError(f"pretrained={name!r}: config.json is not a JSON object; download it again")
+    return config
+
+
+def read_bert_config(name: str) -> dict[str, Any]:
+    """Read the architecture of a BERT checkpoint: dim, depth, heads, hidden, eps, rows (of the position table).
+
+    Args:
+        name: folder or Hugging Face hub name
+
+    Raises:
+        OptionError: there is no such checkpoint, or its architecture is not BERT's
+    """
+    config = read_checkpoint_config(name)
     expected = {
         "model_type": "bert",
         "hidden_act": "gelu",
@@ -124,10 +137,22 @@ def load_bert_weights(name: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there is no weights file, it is damaged, or it does not hold the tensors of one BERT
     """
+    return _to_bert_names(load_checkpoint_weights(name), name)
+
+
+def load_checkpoint_weights(name: str) -> dict[str, Tensor]:
+    """Load the state dict of a checkpoint, with the names in its file or shards.
+
+    Args:
+        name: folder or Hugging Face hub name
+
+    Raises:
+        CheckpointError: there is no weights file, or it is damaged
+    """
     state: dict[str, Tensor] = {}
     for path in _find_weight_files(name):
         state |= find_state_dict(load_weight_file(path), path)
-    return _to_bert_names(state, name)
+    return state
 
 
 def _find_weight_files(name: str) -> list[Path]:
@@ -201,18 +226,19 @@ def convert_bert_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def copy_parameters(module: nn.Module, state: Mapping[str, Tensor], names: Collection[str], source: str) -> None:
-    """Copy tensors of `state` into the parameters `names` of a module.
+    """Copy tensors of `state` into the parameters and buffers `names` of a module.
 
     Args:
         module: the module that has the parameters
         state: tensors by parameter name
-        names: parameters to copy
+        names: parameters and buffers to copy
         source: name of the checkpoint, for the message
 
     Raises:
         CheckpointError: tensors are missing, or have another shape or no floats; the first are named, nothing is copied
     """
-    parameters = {name: p for name, p in module.named_parameters() if name in names}
+    tensors: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    parameters = {name: p for name, p in tensors.items() if name in names}
     faults = [f"{name} is missing" for name in parameters if name not in state]
     faults += [
         f"{name} is {list(state[name].shape)}, expected {list(p.shape)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Tokenizer
@@ -50,7 +50,7 @@ class BasePatch(Tokenizer):
             patch_len=float(self.window),
             target_dim=spec.channels * self.window,
         )
-        self.project = Linear(num_features * self.window, dim)
+        self.project: nn.Module = Linear(num_features * self.window, dim)
 
     def extract_features(self, series: Series) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the features to cut into windows, [B, num_features, T], and batch statistics for `after_step`."""
