@@ -359,6 +359,8 @@ from tstk.report.hub import push as push
 from tstk.runs.build import build_component as build_component
 from tstk.runs.checkpoint import load as load
 from tstk.training.callbacks import Callback
+from tstk.tuning.results import TuneResult
+from tstk.tuning.study import PrunerName
 
 @overload
 def list_components(kind: str) -> tuple[str, ...]: ...
@@ -370,7 +372,7 @@ def list_components(kind: None = None) -> dict[str, tuple[str, ...]]: ...
 def render_stub() -> str:
     """The stub of `tstk.api`: its functions, with the parameters that they have at run time."""
     return "\n".join(
-        [STUB.rstrip("\n"), *(_render_function(getattr(api, name)) for name in ("build", "fit", "resume"))]
+        [STUB.rstrip("\n"), *(_render_function(getattr(api, name)) for name in ("build", "fit", "resume", "tune"))]
     )
 
 

@@ -112,12 +112,16 @@ class ConfigCommand(rich_click.RichCommand):
         config: Config | None = None
         # completion must not fail on an incomplete line
         with suppress(*((TstkError,) if ctx.resilient_parsing else ())):
-            config = _resolve_components(_read_layers(files), typed_options)
+            config = _resolve_components(self.read_layers(files), typed_options)
         ctx.meta[_OPTIONS_KEY] = [] if config is None else list(_build_options(config, typed_options))
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as e:
             raise OptionError(_explain_unknown_option(ctx, e.option_name, config)) from None
+
+    def read_layers(self, files: Sequence[str]) -> list[Layer]:
+        """Return the tables of config files, by path or name."""
+        return [(name, read_toml(find_config(name))) for name in files]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve the config and call the function with it as `config`."""
@@ -179,12 +183,18 @@ def _explain_unknown_option(ctx: click.Context, name: str, config: Config | None
 
 def resolve_from_context(ctx: click.Context) -> Config:
     """Resolve the config of a `ConfigCommand` from its context, and remove the config options from `ctx.params`."""
+    return resolve_config(*collect_layers(ctx))
+
+
+def collect_layers(ctx: click.Context) -> list[Layer]:
+    """Return the layers of the config of a `ConfigCommand`, and remove the config options from `ctx.params`."""
     flags = {}
     for param in ctx.meta[_OPTIONS_KEY]:
         value = ctx.params.pop(param.name)
         if ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
             flags[param.key] = value
-    return resolve_config(*_read_layers(ctx.params["config"]), ("flag", parse_overrides(flags)))
+    assert isinstance(ctx.command, ConfigCommand)
+    return [*ctx.command.read_layers(ctx.params["config"]), ("flag", parse_overrides(flags))]
 
 
 def build_section_options(section: str, values: Mapping[str, Any] | None = None) -> Iterator[ConfigOption]:
@@ -214,10 +224,6 @@ def _scan_options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
         name, equals, value = arg.removeprefix("--").partition("=")
         if arg.startswith("--") and (equals or i + 1 < len(args)):
             yield name, value if equals else args[i + 1]
-
-
-def _read_layers(files: Sequence[str]) -> list[Layer]:
-    return [(name, read_toml(find_config(name))) for name in files]
 
 
 def _resolve_components(files: list[Layer], typed_options: Mapping[str, str]) -> Config:

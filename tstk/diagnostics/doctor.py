@@ -29,6 +29,7 @@ EXTRAS = {
     "mlflow": "--trackers mlflow: log to MLflow",
     "aeon": "tstk.aeon: estimators for aeon",
     "onnx": "tstk export to .onnx",
+    "tune": "tstk tune: search for options with Optuna",
     "bench": "third-party kernels that `make bench` compares with",
 }
 """Optional extra -> what it adds."""
