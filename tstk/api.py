@@ -27,8 +27,7 @@ from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, train
 from tstk.tuning.results import TrialRecord, TuneResult
 from tstk.tuning.space import SEARCH_TABLE, SearchSpace, parse_search
-from tstk.tuning.study import PrunerName, Reporters, TuneSettings
-from tstk.tuning.study import tune as run_study
+from tstk.tuning.study import PrunerName, Reporters, TuneSettings, run_study
 
 __all__ = ["build", "build_component", "fit", "list_components", "load", "push", "resume", "tune"]
 
@@ -166,9 +165,7 @@ def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, option
     return resolve_config(*layers)
 
 
-def _make_layers(
-    config: Config | Mapping[str, Any] | str | Path | None, options: Mapping[str, Any]
-) -> list[Layer]:
+def _make_layers(config: Config | Mapping[str, Any] | str | Path | None, options: Mapping[str, Any]) -> list[Layer]:
     """Return the layers of a config and of the options that override it."""
     overrides = {
         k: os.fspath(v) if isinstance(v, os.PathLike) else v

@@ -41,6 +41,8 @@ SECTION_PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
 COMMAND_LINE_KEY = "tstk.typed"
 """Key in `ctx.meta` of the complete command line as typed, shell-quoted."""
 _OPTIONS_KEY = "tstk.options"
+_RUN_ELSEWHERE = ("model", "checkpoint", "ckpt", "ckpt-path", "run", "weights")
+"""Options by which other toolkits name what is the argument RUN here."""
 _MAX_METAVAR_WIDTH = 30
 """Longest list of choices, in characters, that a help page shows beside the flag."""
 _SLOT_HELP = {
@@ -170,6 +172,8 @@ def _explain_unknown_option(ctx: click.Context, name: str, config: Config | None
     near = [f"{group}{dot}{n}" for n in get_close_matches(leaf, [o.rpartition(".")[2] for o in siblings])]
     near = near or [o for o in known if o.rpartition(".")[2] == leaf]
     kind = bare.partition(".")[0]
+    if bare in _RUN_ELSEWHERE and any(p.name == "run" for p in params):
+        return f"{text} The run is an argument: {ctx.command_path} RUN"
     if dot and config and kind in SLOTS and not config.component(kind):
         return f"{text} This pipeline has no {kind}; select one with --{kind}."
     if dot and not siblings and kind in known and kind in list_component_options():

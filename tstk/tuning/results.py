@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tstk.evaluation.formatting import format_number
 from tstk.files import write_text
@@ -15,6 +15,9 @@ from tstk.files import write_text
 STUDY_FILE = "study.jsonl"
 BEST_FILE = "best.toml"
 TRIALS_FILE = "trials.csv"
+
+
+TrialState = Literal["finished", "pruned", "refused", "failed", "running"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class TrialRecord:
     """
 
     number: int
-    state: Literal["finished", "pruned", "refused", "failed", "running"]
+    state: TrialState
     options: Mapping[str, Any]
     score: float | None = None
     standard_error: float | None = None
@@ -92,8 +95,7 @@ class TuneResult:
 
     def count_states(self) -> dict[str, int]:
         """Return the number of trials in each state, without those of none."""
-        states = ("finished", "pruned", "refused", "failed", "running")
-        counts = {state: sum(t.state == state for t in self.trials) for state in states}
+        counts = {state: sum(t.state == state for t in self.trials) for state in get_args(TrialState)}
         return {state: count for state, count in counts.items() if count}
 
     def count_within_error(self) -> int:
@@ -106,8 +108,9 @@ class TuneResult:
     def format_trial(self, trial: TrialRecord) -> str:
         """Return the outcome of a trial in one line."""
         options = " ".join(f"{name}={format_value(value)}" for name, value in trial.options.items())
+        options = options or "the config itself"
         if trial.state in ("refused", "failed"):
-            return f"{trial.state}: {trial.error}" + (f" ({options})" if options else "")
+            return f"{trial.state}: {trial.error} ({options})"
         best = "  best so far" if self.best is not None and self.best.number == trial.number else ""
         score = f"{self.metric} {trial.format_score()}"
         if trial.state == "pruned":

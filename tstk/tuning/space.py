@@ -94,10 +94,13 @@ class Dimension:
             for choice in self.choices:
                 if is_same_component(choice, str(value)) if option is None else option.parse(choice) == value:
                     return choice
-        elif isinstance(value, int | float) and self.low <= value <= self.high:
-            if self.step is None or not (value - self.low) % self.step:
-                return value
+        elif isinstance(value, int | float) and self.low <= value <= self.high and self._is_on_a_step(value):
+            return value
         raise LookupError(self.path)
+
+    def _is_on_a_step(self, value: float) -> bool:
+        count = 0.0 if self.step is None else (value - self.low) / self.step
+        return abs(count - round(count)) < 1e-9
 
 
 def parse_search(items: Mapping[str, Any] | Sequence[str]) -> list[Dimension]:
@@ -171,7 +174,9 @@ def _parse_range(path: str, text: str, low: str, high: str, scale: str | None) -
         raise OptionError(f"{label}: the first end of a range is the smaller one")
     if scale == "log":
         if ends[0] <= 0:
-            raise OptionError(f"{label}: a logarithm needs ends above 0; use {low}..{high}, or a small number for {low}")
+            raise OptionError(
+                f"{label}: a logarithm needs ends above 0; use {low}..{high}, or a small number for {low}"
+            )
         return Dimension(path, text, *ends, log=True)
     if scale is None:
         return Dimension(path, text, *ends)
@@ -301,7 +306,9 @@ def _set_type(dimension: Dimension, options: Sequence[Option]) -> Dimension:
         return dimension
     if option.type not in ("int", "float") or option.is_tuple:
         values = "true,false" if option.type == "bool" else ",".join(map(str, option.choices)) or "a,b"
-        raise OptionError(f"{label}: this option is {option.type_label} and has no range; give choices, such as {values}")
+        raise OptionError(
+            f"{label}: this option is {option.type_label} and has no range; give choices, such as {values}"
+        )
     is_integer = all(each.type == "int" for each in options)
     if is_integer and dimension.step is not None and dimension.step % 1:
         raise OptionError(f"{label}: the option is an integer, and {dimension.step:g} is no integer step")

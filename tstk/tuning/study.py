@@ -34,7 +34,7 @@ from tstk.training.loop import FitResult, fit
 from tstk.training.memory import check_memory
 from tstk.training.runs import prepare_training
 from tstk.training.small_data import read_data
-from tstk.tuning.results import BEST_FILE, STUDY_FILE, TRIALS_FILE, TrialRecord, TuneResult, write_results
+from tstk.tuning.results import BEST_FILE, STUDY_FILE, TRIALS_FILE, TrialRecord, TrialState, TuneResult, write_results
 from tstk.tuning.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Reporters:
     print_fn: Callable[[str], None] = lambda line: None
 
 
-def tune(space: SearchSpace, out: str | Path, settings: TuneSettings, reporters: Reporters) -> TuneResult:
+def run_study(space: SearchSpace, out: str | Path, settings: TuneSettings, reporters: Reporters) -> TuneResult:
     """Search a space for the options with the best validation score.
 
     Args:
@@ -131,7 +131,9 @@ def _quiet_optuna() -> Iterator[None]:
     try:
         import optuna
     except ImportError as e:
-        raise OptionError(f"tuning needs Optuna, which is not installed ({e}): {format_install_command('tune')}") from None
+        raise OptionError(
+            f"tuning needs Optuna, which is not installed ({e}): {format_install_command('tune')}"
+        ) from None
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -171,10 +173,10 @@ class Tuner:
     """Runs the trials of one process.
 
     Args:
-        space: see `tune`
-        folder: see `tune`
-        settings: see `tune`
-        reporters: see `tune`
+        space: see `run_study`
+        folder: see `run_study`
+        settings: see `run_study`
+        reporters: see `run_study`
     """
 
     def __init__(self, space: SearchSpace, folder: Path, settings: TuneSettings, reporters: Reporters) -> None:
@@ -257,6 +259,9 @@ class Tuner:
             },
             sort_keys=True,
         )
+        self.base_values, self.base_outside = self.space.describe_base()
+        if self.base_outside:
+            self._note(f"trial 1 has the options of the config itself: {'; '.join(self.base_outside)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(self.folder / LOCK_FILE):
             study = optuna.create_study(
@@ -269,13 +274,8 @@ class Tuner:
             stored = study.user_attrs.get("definition")
             if stored is not None and stored != definition:
                 raise OptionError(f"--out {self.folder} has another search: {_describe_change(stored, definition)}")
-            values, missing = self.space.describe_base()
-            for line in missing:
-                self._note(f"the config itself is not tried: {line}")
             if stored is None:
                 study.set_user_attr("definition", definition)
-                if not missing:
-                    study.enqueue_trial(values)
             self._abandon_dead_trials(study)
         return study
 
@@ -308,14 +308,18 @@ class Tuner:
         Returns:
             the trial, None if there are enough; and new, repeated, or refused if its components do not fit
         """
-        others = [t for t in self.study.get_trials(deepcopy=False) if _is_counted(t)]
+        trials = self.study.get_trials(deepcopy=False)
+        others = [t for t in trials if _is_counted(t)]
         if len(others) >= self.settings.trials:
             return None, "enough"
+        if not (others or self.base_outside or any(t.state.name == "WAITING" for t in trials)):
+            self.study.enqueue_trial(self.base_values)
         trial = self.study.ask()
         trial.set_user_attr("worker", self.worker)
         self.study.sampler = _make_sampler(self.seed, len(others), attempt)
         try:
-            trial.set_user_attr("options", self.space.suggest(trial))
+            is_base = not others and self.base_outside  # which Optuna knows as a trial without options
+            trial.set_user_attr("options", {} if is_base else self.space.suggest(trial))
         except TstkError as e:
             self._refuse(trial, "refused", " ".join(str(e).split()), 0.0)
             return trial, "refused"
@@ -452,8 +456,8 @@ def _is_counted(trial: FrozenTrial) -> bool:
 
 def _make_record(trial: FrozenTrial, number: int) -> TrialRecord:
     attrs = trial.user_attrs
-    states = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running"}
-    state = states.get(trial.state.name) or attrs.get("outcome", "failed")
+    states: dict[str, TrialState] = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running"}
+    state: TrialState = states.get(trial.state.name) or attrs.get("outcome", "failed")
     score = trial.value if state == "finished" else trial.intermediate_values.get(trial.last_step or 0)
     names = ("standard_error", "seconds", "val_series")
     epoch = trial.last_step if state == "pruned" else attrs.get("epoch")
@@ -511,7 +515,9 @@ def _compute_importance(study: Study, result: TuneResult, seed: int) -> dict[str
         return {}
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
+    common = set.intersection(*(set(trial.options) for trial in result.ranking if trial.options))
+    names = [name for name in result.ranking[0].options or result.ranking[1].options if name in common]
     try:
-        return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed)))
+        return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed), params=names))
     except (RuntimeError, ValueError):  # every option has one value, or the trees explain no variance
         return {}

@@ -173,9 +173,11 @@ def _print_description(description: dict[str, Any]) -> None:
     splits = description["parts"]
     lengths = {n for s in splits.values() for n in s["length"].values()}
     num_channels = len(description["channels"])
-    properties = {
+    properties: dict[str, Any] = {
         "files": ", ".join(description["source"]),
-        "channels": f"{num_channels}, the first {_MAX_CHANNELS} below" if num_channels > _MAX_CHANNELS else num_channels,
+        "channels": f"{num_channels}, the first {_MAX_CHANNELS} below"
+        if num_channels > _MAX_CHANNELS
+        else num_channels,
         "length": f"{description['length']} samples" + (" each" if lengths == {description["length"]} else " at most"),
         "horizon": description["horizon"],
         "split": description["split"],
@@ -190,8 +192,8 @@ def _print_description(description: dict[str, Any]) -> None:
     echo()
     rows: list[list[Any]] = [["series or windows", *(f"{s['size']:,}" for s in splits.values())]]
     if lengths != {description["length"]}:
-        labels = {"min": "shortest", "median": "median", "max": "longest"}
-        rows += [[f"samples, {label}", *(s["length"][n] for s in splits.values())] for n, label in labels.items()]
+        for key, label in (("min", "shortest"), ("median", "median"), ("max", "longest")):
+            rows.append([f"samples, {label}", *(s["length"][key] for s in splits.values())])
     rows.append(["missing samples", *(f"{s['missing']:,}" for s in splits.values())])
     if any("groups" in s for s in splits.values()):
         rows.append(["groups", *(s.get("groups") for s in splits.values())])

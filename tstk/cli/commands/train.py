@@ -190,8 +190,8 @@ def _train(config: Config, out: str | None, resume: str | None, json_: bool, qui
 def _print_result(result: RunResult) -> None:
     print_scores({"test": result.test, "val": result.val, **result.baselines})
     echo(
-        f"\n{result.parameters:,} parameters, {result.trainable:,} trainable, in {result.seconds:g} s; "
-        f"weights of epoch {result.selected.epoch} of {result.selected.num_epochs}\n"
+        f"\n{result.parameters:,} parameters, {result.trainable:,} trainable; {result.training_seconds:g} s of "
+        f"training with validation, {result.seconds:g} s with reading the data and testing; weights of epoch {result.selected.epoch} of {result.selected.num_epochs}\n"
     )
     if result.calibration is not None:
         echo(f"{format_calibration(asdict(result.calibration))}\n")

@@ -17,7 +17,7 @@ from tstk.config.resolve import Layer
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import format_number
 from tstk.tuning.results import format_value
-from tstk.tuning.space import SEARCH_TABLE, SearchSpace, parse_search
+from tstk.tuning.space import SEARCH_TABLE, Dimension, SearchSpace, parse_search
 
 if TYPE_CHECKING:
     from tstk.tuning.results import TrialRecord, TuneResult
@@ -34,7 +34,9 @@ class DurationType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the seconds."""
         match = _DURATION.fullmatch(str(value).strip())
-        seconds = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+        seconds = (
+            sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+        )
         if not seconds:
             raise OptionError(f"--time-limit {value}: expected a time such as 2h, 1h30m, 45s, or seconds")
         return seconds
@@ -50,11 +52,13 @@ class TuneCommand(ConfigCommand):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Build the search space and call the function with it as `space`."""
-        dimensions = {}
+        dimensions: dict[str, Dimension] = {}
         for name, tables in super().read_layers(ctx.params["config"]):
             table = tables.get(SEARCH_TABLE, {})
             if not isinstance(table, dict):
-                raise OptionError(f"{name}: {SEARCH_TABLE} is no table; write [{SEARCH_TABLE}] with OPTION = VALUES below")
+                raise OptionError(
+                    f"{name}: {SEARCH_TABLE} is no table; write [{SEARCH_TABLE}] with OPTION = VALUES below"
+                )
             dimensions |= {d.path: d for d in parse_search(table)}
         dimensions |= {d.path: d for d in parse_search(ctx.params.pop("search"))}
         ctx.params["space"] = SearchSpace(collect_layers(ctx), list(dimensions.values()))
@@ -114,7 +118,9 @@ class TuneCommand(ConfigCommand):
     help="of the validation split, by which trials are compared; the main metric of the task if not given, such as "
     "accuracy",
 )
-@rich_click.option("--out", required=True, metavar="DIR", panel="output", help="folder of the search, new or to continue")
+@rich_click.option(
+    "--out", required=True, metavar="DIR", panel="output", help="folder of the search, new or to continue"
+)
 @rich_click.option("--json", "json_", is_flag=True, panel="output", help="print the result as JSON on stdout")
 def command(
     space: SearchSpace,
@@ -131,14 +137,14 @@ def command(
     search that was killed or stopped, and several processes may run it at the same time. OUT/best.toml is the best
     config, for tstk train; OUT/trials.csv has all trials.
     """
-    from tstk.tuning.study import Reporters, TuneSettings, TuningInterrupted, tune
+    from tstk.tuning.study import Reporters, TuneSettings, TuningInterrupted, run_study
 
     settings = TuneSettings(trials, time_limit, pruner, metric)
     progress = _Progress(trials)
     reporters = Reporters(progress.on_trial, progress.make_callbacks, lambda line: print_note(f"note: {line}"))
     code = 0
     try:
-        result = tune(space, out, settings, reporters)
+        result = run_study(space, out, settings, reporters)
     except TuningInterrupted as e:
         result, code = e.result, 130
     if json_:
@@ -195,8 +201,8 @@ def _print_uncertainty(result: TuneResult) -> None:
     if count := result.count_within_error():
         others = "1 other trial is" if count == 1 else f"{count} other trials are"
         print_note(
-            f"note: {others} within one standard error of the best, so their order is largely chance: the scores are of "
-            f"{best.val_series:,} validation series"
+            f"note: {others} within one standard error of the best, so their order is largely chance: the scores are "
+            f"of {best.val_series:,} validation series"
         )
     print_note(
         f"note: {result.metric} {format_number(best.score)} is the best of {len(result.ranking)} and therefore "
