@@ -437,13 +437,13 @@ def tune(
     The same call continues a search that was stopped: `tstk.tune({"lr": "1e-4..1e-2:log"}, head="linear", out="tuned")`.
 
     Args:
-        search: option -> values: a range as text, such as "1..4", "1e-4..1e-2:log" or "64..256:64", or a list of choices;
-            options of components as encoder__depth or "encoder.depth". They are added to a table [search] of `config`
+        search: option -> values: a range as text, such as "1..4", "1e-4..1e-2:log" or "64..256:64", or a list of
+            choices; options of components as "encoder.depth" or encoder__depth. Added to the table [search] of `config`
         config: tables as in a config file, a file, or the name of a config that a plugin ships
         out: folder of the search, new or to continue
         trials: number of trials, those that `out` has already included
         time_limit: longest time of this call in seconds
-        pruner: stops trials early: median, those worse than the median of the others at the same epoch; hyperband; none
+        pruner: stops trials early: median, those worse than the median of the others at an epoch; hyperband; none
         metric: of the validation split, by which trials are compared; None for the main metric of the task
         verbose: as for `fit`: a line per trial on stderr
         tokenizer: name of the tokenizer, a run directory to initialize it from, a table of options, or a class

@@ -30,7 +30,7 @@ _NAMES_ELSEWHERE = {
     "data": ("dataset", "data_set"),
     "horizon": ("prediction_length", "pred_len", "forecast_horizon"),
     "context": ("context_length", "seq_len", "input_length"),
-    "init_from": ("checkpoint", "ckpt", "ckpt_path", "resume_from_checkpoint", "pretrained"),
+    "init_from": ("checkpoint", "ckpt", "ckpt_path", "resume_from_checkpoint"),
     "encoder": ("model", "backbone"),
     "tokenizer": ("tokeniser",),
     "dim": ("d_model", "hidden_size", "embed_dim", "embedding_dim"),

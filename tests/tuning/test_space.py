@@ -1,4 +1,4 @@
-"""The search space of `tstk tune`: forms of ranges and choices, and faults that are found before anything is trained."""
+"""The search space of `tstk tune`: forms of ranges and choices, and faults found before anything is trained."""
 
 import pytest
 

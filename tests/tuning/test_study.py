@@ -216,10 +216,10 @@ def test_a_search_without_time_starts_no_trial(tmp_path):
 def test_a_folder_with_another_search_or_other_files_is_refused(finished, tmp_path):
     with pytest.raises(OptionError, match=r"has another search: lr was .*, now 0.1..0.2; choose another --out"):
         search(finished.out, space=make_space({**SEARCH, "lr": "0.1..0.2"}))
-    with pytest.raises(OptionError, match="encoder.dim was 8, now 16"):
+    with pytest.raises(OptionError, match=r"encoder\.dim was 8, now 16"):
         search(finished.out, space=make_space(encoder={"dim": 16}))
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OptionError, match="there are other files and no study.jsonl"):
+    with pytest.raises(OptionError, match=r"there are other files and no study\.jsonl"):
         search(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt"]
 
