@@ -128,7 +128,7 @@ def tune(
 ) -> TuneResult:
     """Search for the options with the best validation score, as `tstk tune` does; test is never scored.
 
-    The same call continues a search that was stopped: `tstk.tune({"lr": "1e-4..1e-2:log"}, head="linear", out="tuned")`.
+    `tstk.tune({"lr": "1e-4..1e-2:log"}, head="linear", out="tuned")`. The same call continues a stopped search.
 
     Args:
         search: option -> values: a range as text, such as "1..4", "1e-4..1e-2:log" or "64..256:64", or a list of

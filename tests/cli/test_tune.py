@@ -90,3 +90,23 @@ def test_a_search_without_a_finished_trial_says_so_and_fails(tstk, small):
     nothing = tstk(*words[:-1], "p", "--metric", "acuracy")
     assert nothing.exit_code == 1
     assert "No trial has finished (3 refused); p/trials.csv says why." in nothing.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_what_was_found(tstk, small, monkeypatch):
+    words = ["tune", *TINY, *small, "--search", "lr=1e-4..1e-2:log", "--trials", 3, "--out", "o"]
+    calls = []
+
+    def interrupt_the_second(self):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return []
+
+    monkeypatch.setattr("tstk.cli.commands.tune._Progress.make_callbacks", interrupt_the_second)
+    result = tstk(*words)
+    assert result.exit_code == 130
+    assert "1 trial (1 finished)" in result.stdout
+    assert "tstk train --config o/best.toml" in result.stdout
+    assert "Interrupted. The same command continues the search." in result.stderr
+    assert "3 trials (3 finished)" in tstk(*words, "--pruner", "none").stdout

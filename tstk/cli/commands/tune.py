@@ -184,7 +184,8 @@ def print_result(result: TuneResult) -> None:
     rows = [_make_row(result, trial) for trial in result.ranking[:_TRIALS_SHOWN]]
     names = list(dict.fromkeys(name for trial in result.trials for name in trial.options))
     print_table(["trial", result.metric, "epoch", "seconds", *names], rows, right_aligned=["trial", result.metric])
-    echo(f"\n{len(result.trials)} trials ({counts}), {seconds:.3g} s of training and validation with reading the data")
+    noun = "trial" if len(result.trials) == 1 else "trials"
+    echo(f"\n{len(result.trials)} {noun} ({counts}), {seconds:.3g} s of training and validation with reading the data")
     if result.importance:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importance.items())
         echo(f"Share of the variance of the scores that an option explains (fANOVA): {shares}")
