@@ -26,7 +26,7 @@ from tstk.runs.checkpoint import initialize_for_training, load
 from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, train
 from tstk.tuning.results import TrialRecord, TuneResult
-from tstk.tuning.space import SEARCH_TABLE, SearchSpace, parse_search
+from tstk.tuning.space import SEARCH_TABLE, Dimension, SearchSpace, parse_search
 from tstk.tuning.study import PrunerName, Reporters, TuneSettings, run_study
 
 __all__ = ["build", "build_component", "fit", "list_components", "load", "push", "resume", "tune"]
@@ -143,7 +143,8 @@ def tune(
         <options>
         component_options: the options of `fit`
     """
-    layers, dimensions = [], {}
+    layers: list[Layer] = []
+    dimensions: dict[str, Dimension] = {}
     for source, tables in _make_layers(config, options):
         layers.append((source, {key: table for key, table in tables.items() if key != SEARCH_TABLE}))
         dimensions |= {d.path: d for d in parse_search(tables.get(SEARCH_TABLE, {}))}
