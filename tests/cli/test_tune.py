@@ -20,6 +20,8 @@ def test_the_best_config_of_a_search_is_trained_by_the_command_that_is_printed(t
     assert re.search(r"1/2 accuracy 0\.\d+ ± 0\.\d+  lr=0\.001  [\d.]+ s  best so far", result.stderr)
     assert "2 trials (2 finished)" in result.stdout
     assert "s of training and validation with reading the data" in result.stdout
+    note = "no trial was better than the config itself"
+    assert (note in result.stderr) == (re.search(r"^ +(\d)", result.stdout.partition("──\n")[2])[1] == "1")
     assert "is the best of 2 and therefore optimistic" in result.stderr
     command = re.search(r"^  tstk (train --config .*)$", result.stdout, re.MULTILINE)[1]
     assert tstk(*command.split(), "--quiet").exit_code == 0

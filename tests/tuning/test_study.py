@@ -13,7 +13,7 @@ pytest.importorskip("optuna", reason="needs Optuna: pip install 'tstk-core[tune]
 import tstk
 from tstk.errors import DataError, OptionError
 from tstk.training.callbacks import Callback
-from tstk.tuning.results import STUDY_FILE
+from tstk.tuning.results import STUDY_FILE, TrialRecord, TuneResult
 from tstk.tuning.space import SearchSpace, parse_search
 from tstk.tuning.study import Reporters, TrialCallback, TuneSettings, TuningInterrupted, fit, run_study
 
@@ -279,3 +279,14 @@ def test_two_processes_share_the_trials(tmp_path, pytestconfig):
     assert "running" not in result.count_states()
     assert len({t.options["lr"] for t in result.trials}) == 8
     assert sorted(p.name for p in out.iterdir()) == ["best.toml", STUDY_FILE, "trials.csv"]
+
+
+def test_trials_as_good_as_the_best_or_within_its_standard_error_are_counted(tmp_path):
+    def make_result(error, *scores):
+        records = [TrialRecord(i, "finished", {}, score, error) for i, score in enumerate(scores, 1)]
+        return TuneResult(tmp_path, "accuracy", False, records)
+
+    assert make_result(0.1, 0.8, 0.9, 0.85, 0.7).count_within_error() == 2
+    assert make_result(None, 0.9, 0.9, 0.8).count_within_error() == 1
+    assert make_result(0.0, 0.9, 0.9, 0.8).best.number == 1, "of equal ones, the earlier"
+    assert make_result(0.1).count_within_error() == 0

@@ -99,10 +99,10 @@ class TuneResult:
         return {state: count for state, count in counts.items() if count}
 
     def count_within_error(self) -> int:
-        """Return how many other finished trials are within one standard error of the best."""
-        if self.best is None or self.best.score is None or not self.best.standard_error:
+        """Return how many other finished trials are as good as the best, or within its standard error."""
+        if self.best is None or self.best.score is None:
             return 0
-        score, error = self.best.score, self.best.standard_error
+        score, error = self.best.score, self.best.standard_error or 0.0
         return sum(abs((t.score or 0.0) - score) <= error for t in self.ranking[1:])
 
     def format_trial(self, trial: TrialRecord) -> str:

@@ -133,9 +133,9 @@ def command(
 ) -> None:
     """Search for the options with the best validation score; the test split is never scored.
 
-    The first trial has the options of the config itself, where they are in the space. The same command continues a
-    search that was killed or stopped, and several processes may run it at the same time. OUT/best.toml is the best
-    config, for tstk train; OUT/trials.csv has all trials.
+    The first trial is the config itself, without the search. The same command continues a search that was killed or
+    stopped, and several processes may run it at the same time. OUT/best.toml is the best config, for tstk train;
+    OUT/trials.csv has all trials.
     """
     from tstk.tuning.study import Reporters, TuneSettings, TuningInterrupted, run_study
 
@@ -199,10 +199,12 @@ def _print_uncertainty(result: TuneResult) -> None:
     best = result.best
     if best is None or best.score is None:
         return
+    if best.number == 1:
+        print_note("note: no trial was better than the config itself, which is trial 1")
     if count := result.count_within_error():
         others = "1 other trial is" if count == 1 else f"{count} other trials are"
         print_note(
-            f"note: {others} within one standard error of the best, so their order is largely chance: the scores are "
+            f"note: {others} as good or within one standard error, so their order is largely chance: the scores are "
             f"of {best.val_series:,} validation series"
         )
     print_note(
