@@ -1,6 +1,8 @@
 """The trials of a search: repeatable, resumable, compared on validation alone, and none of them fatal."""
 
 import csv
+import json
+import re
 import subprocess
 import sys
 import time
@@ -39,6 +41,10 @@ def summarize(result):
     return [(t.number, t.state, dict(t.options), t.score) for t in result.trials]
 
 
+WORKER = re.compile(rb'(?<="worker":)"[0-9a-f]+"')
+"""The name of the process that has a trial, in the file of a study."""
+
+
 class InterruptingCallback(Callback):
     def on_step_end(self, state, step_outputs):
         raise KeyboardInterrupt
@@ -73,7 +79,10 @@ def test_a_search_that_was_killed_ends_as_if_it_had_not_been(finished, tmp_path,
     out = tmp_path / "out"
     out.mkdir()
     (out / STUDY_FILE).write_bytes(content[: int(share * len(content))])
+    (out / "workers").mkdir()
+    (out / "workers" / json.loads(WORKER.search(content)[0])).touch()
     assert summarize(search(out, trials=5)) == summarize(finished)
+    assert not (out / "workers").exists()
 
 
 @pytest.mark.slow
@@ -260,7 +269,7 @@ def test_a_missing_optuna_is_one_line_with_the_command(tmp_path, monkeypatch):
         search(tmp_path / "out")
 
 
-WORKER = """
+WORKER_CODE = """
 import sys
 sys.path.insert(0, {root!r})
 from tests.tuning.test_study import search
@@ -271,7 +280,7 @@ search({out!r}, trials=8)
 @pytest.mark.slow
 def test_two_processes_share_the_trials(tmp_path, pytestconfig):
     out = tmp_path / "out"
-    code = WORKER.format(root=str(pytestconfig.rootpath), out=str(out))
+    code = WORKER_CODE.format(root=str(pytestconfig.rootpath), out=str(out))
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     result = search(out, trials=8)

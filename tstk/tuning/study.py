@@ -285,6 +285,9 @@ class Tuner:
             worker = trial.user_attrs.get("worker", "")
             if trial.state.name == "RUNNING" and not (worker and is_locked(self.folder / WORKER_FOLDER / worker)):
                 study.tell(trial.number, state=type(trial.state).FAIL)
+        for path in (self.folder / WORKER_FOLDER).glob("*"):
+            if not is_locked(path):
+                path.unlink(missing_ok=True)  # left by a process that was killed
 
     def _ask(self) -> Trial | None:
         """Start a trial and draw its options; None if there are enough, or no other options are left."""
