@@ -360,6 +360,8 @@ from tstk.runs.build import build_component as build_component
 from tstk.runs.checkpoint import load as load
 from tstk.runs.importing import import_run as import_run
 from tstk.training.callbacks import Callback
+from tstk.tuning.results import TuneResult
+from tstk.tuning.study import PrunerName
 
 @overload
 def list_components(kind: str) -> tuple[str, ...]: ...
@@ -371,7 +373,7 @@ def list_components(kind: None = None) -> dict[str, tuple[str, ...]]: ...
 def render_stub() -> str:
     """The stub of `tstk.api`: its functions, with the parameters that they have at run time."""
     return "\n".join(
-        [STUB.rstrip("\n"), *(_render_function(getattr(api, name)) for name in ("build", "fit", "resume"))]
+        [STUB.rstrip("\n"), *(_render_function(getattr(api, name)) for name in ("build", "fit", "resume", "tune"))]
     )
 
 

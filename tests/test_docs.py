@@ -43,6 +43,8 @@ def shorten(command):
         words += ["--steps", "2", "--batch-size", "8", "--quiet"]
         if {"bert", "transformer"} & set(words) and "--horizon" in words:
             words += ["--encoder.dim", "8", "--encoder.depth", "1", "--encoder.heads", "2"]
+    if words[0] == "tune":
+        words += ["--steps", "2", "--batch-size", "8", "--trials", "2", "--threads", "1"]
     if words[0] == "forecast":
         words = [min(word, "20", key=int) if last == "--samples" else word for last, word in pairwise(["", *words])]
     if words[0] == "bench":

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from tstk.cli import cli
-from tstk.config.resolve import SECTIONS
+from tstk.config.resolve import SECTIONS, parse_overrides
 from tstk.data.catalog import ALIASES, locate
-from tstk.errors import UnknownNameError
+from tstk.errors import _NAMES_ELSEWHERE, OptionError, UnknownNameError
 from tstk.plugins.hooks import KINDS, SLOTS
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
@@ -122,3 +122,42 @@ def test_of_a_thousand_typos_98_in_100_get_the_intended_name_as_suggestion(tmp_p
 )
 def test_misspelled_commands_and_options_get_a_suggestion(line, says):
     assert f"Did you mean {says}?" in CliRunner().invoke(cli, line.split(), prog_name="tstk").stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("--learning-rate", "--lr"), ("--max-epochs", "--epochs"), ("--num-epochs", "--epochs"),
+        ("--n-epochs", "--epochs"), ("--bs", "--batch-size"), ("--batch", "--batch-size"), ("--wd", "--weight-decay"),
+        ("--max-steps", "--steps"), ("--gpus", "--devices"), ("--checkpoint", "--init-from"), ("--model", "--encoder"),
+        ("--dataset", "--data"), ("--output-dir", "--out"), ("--random-state", "--seed"), ("--pred-len", "--horizon"),
+        ("--encoder.d-model", "--encoder.dim"), ("--encoder.num-layers", "--encoder.depth"),
+        ("--tokenizer.patch-len", "--tokenizer.window"),
+    ],
+)  # fmt: skip
+def test_an_option_that_other_toolkits_call_otherwise_hints_at_ours(typed, ours):
+    assert suggest_by_cli(f"train {typed} 1") == ours
+
+
+def test_a_run_that_is_given_as_an_option_is_said_to_be_an_argument():
+    for typed in ("--model", "--checkpoint", "--run"):
+        message = CliRunner().invoke(cli, ["eval", typed, "runs/a"], prog_name="tstk").stderr
+        assert "The run is an argument: tstk eval RUN" in message
+
+
+def test_names_of_other_toolkits_hint_at_ours_in_configs_and_in_python(tmp_path):
+    (tmp_path / "c.toml").write_text("[train]\nlearning_rate = 0.1\n")
+    assert suggest_by_cli(f"train --config {tmp_path / 'c.toml'}") == "lr"
+    with pytest.raises(OptionError) as caught:
+        parse_overrides({"max_epochs": 3})
+    assert find_suggestion(str(caught.value)) == "epochs"
+
+
+def test_a_name_of_other_toolkits_is_not_one_of_ours():
+    """Or it would shadow a typo of our own option."""
+    options = {name for section in SECTIONS.values() for name in read_signature(section).options}
+    for kind in SLOTS:
+        for entry in get_registry().list_entries(kind):
+            options |= set(read_signature(entry.target).options)
+    assert set().union(*_NAMES_ELSEWHERE.values()) & options == set()
+    assert set(_NAMES_ELSEWHERE) <= options | {*SLOTS, "data", "out", "devices"}

@@ -13,7 +13,7 @@ from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.plugins.hooks import INTERFACE_VERSION, Entry, hookimpl
 
 if TYPE_CHECKING:
-    from tstk.api import build, build_component, fit, import_run, list_components, load, push, resume
+    from tstk.api import build, build_component, fit, import_run, list_components, load, push, resume, tune
     from tstk.config.records import RunResult
     from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
     from tstk.core.pipeline import Pipeline
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _LAZY_IMPORTS = {
-    "tstk.api": ("build", "build_component", "fit", "import_run", "list_components", "load", "push", "resume"),
+    "tstk.api": ("build", "build_component", "fit", "import_run", "list_components", "load", "push", "resume", "tune"),
     "tstk.config.records": ("RunResult",),
     "tstk.core.interfaces": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
     "tstk.core.pipeline": ("Pipeline",),
@@ -75,6 +75,7 @@ __all__ = [
     "push",
     "register",
     "resume",
+    "tune",
 ]
 
 

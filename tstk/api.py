@@ -13,7 +13,7 @@ from typing import Any
 
 from tstk.config.python_signature import add_options
 from tstk.config.records import RunConfig, RunResult
-from tstk.config.resolve import Config, find_config, parse_overrides, resolve_config
+from tstk.config.resolve import Config, Layer, find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
@@ -26,8 +26,11 @@ from tstk.runs.checkpoint import initialize_for_training, load
 from tstk.runs.importing import import_run
 from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, train
+from tstk.tuning.results import TrialRecord, TuneResult
+from tstk.tuning.space import SEARCH_TABLE, Dimension, SearchSpace, parse_search
+from tstk.tuning.study import PrunerName, Reporters, TuneSettings, run_study
 
-__all__ = ["build", "build_component", "fit", "import_run", "list_components", "load", "push", "resume"]
+__all__ = ["build", "build_component", "fit", "import_run", "list_components", "load", "push", "resume", "tune"]
 
 logger = logging.getLogger("tstk")
 logger.addHandler(logging.NullHandler())
@@ -111,22 +114,74 @@ def resume(
     return resume_run(run_dir, **_make_reporters(verbose, callbacks))
 
 
+@add_options
+def tune(
+    search: Mapping[str, Any] | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    *,
+    out: str | Path,
+    trials: int = 30,
+    time_limit: float | None = None,
+    pruner: PrunerName = "median",
+    metric: str | None = None,
+    verbose: bool | None = None,
+    **options: Any,
+) -> TuneResult:
+    """Search for the options with the best validation score, as `tstk tune` does; test is never scored.
+
+    `tstk.tune({"lr": "1e-4..1e-2:log"}, head="linear", out="tuned")`. The same call continues a stopped search.
+
+    Args:
+        search: option -> values: a range as text, such as "1..4", "1e-4..1e-2:log" or "64..256:64", or a list of
+            choices; options of components as "encoder.depth" or encoder__depth. Added to the table [search] of `config`
+        config: tables as in a config file, a file, or the name of a config that a plugin ships
+        out: folder of the search, new or to continue
+        trials: number of trials, those that `out` has already included
+        time_limit: longest time of this call in seconds
+        pruner: stops trials early: median, those worse than the median of the others at an epoch; hyperband; none
+        metric: of the validation split, by which trials are compared; None for the main metric of the task
+        verbose: as for `fit`: a line per trial on stderr
+        <options>
+        component_options: the options of `fit`
+    """
+    layers: list[Layer] = []
+    dimensions: dict[str, Dimension] = {}
+    for source, tables in _make_layers(config, options):
+        layers.append((source, {key: table for key, table in tables.items() if key != SEARCH_TABLE}))
+        dimensions |= {d.path: d for d in parse_search(tables.get(SEARCH_TABLE, {}))}
+    dimensions |= {d.path: d for d in parse_search(search or {})}
+    space = SearchSpace(layers, list(dimensions.values()))
+    reporters = _make_reporters(verbose, ())["print_fn"]
+    settings = TuneSettings(trials, time_limit, pruner, metric)
+
+    def report_trial(result: TuneResult, trial: TrialRecord) -> None:
+        reporters(f"{trial.number}/{max(trials, trial.number)} {result.format_trial(trial)}")
+
+    return run_study(space, out, settings, Reporters(report_trial, print_fn=reporters))
+
+
 def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, options: Mapping[str, Any]) -> Config:
+    layers = _make_layers(config, options)
+    if isinstance(config, Config) and not any(tables for _, tables in layers[1:]):
+        return config
+    return resolve_config(*layers)
+
+
+def _make_layers(config: Config | Mapping[str, Any] | str | Path | None, options: Mapping[str, Any]) -> list[Layer]:
+    """Return the layers of a config and of the options that override it."""
     overrides = {
         k: os.fspath(v) if isinstance(v, os.PathLike) else v
         for k, v in options.items()
         if v is not None or k not in (*SLOTS, "data")
     }
-    layers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    layers: list[Layer] = []
     if isinstance(config, Config):
-        if not overrides:
-            return config
-        layers = (("config", config.values),)
+        layers.append(("config", config.values))
     elif isinstance(config, Mapping):
-        layers = (("config", config),)
+        layers.append(("config", config))
     elif config is not None:
-        layers = ((str(config), read_toml(find_config(str(config)))),)
-    return resolve_config(*layers, ("argument", parse_overrides(overrides)))
+        layers.append((str(config), read_toml(find_config(str(config)))))
+    return [*layers, ("argument", parse_overrides(overrides))]
 
 
 def _make_reporters(verbose: bool | None, callbacks: Sequence[Callback]) -> dict[str, Any]:

@@ -15,6 +15,31 @@ _CONTROL_CHARACTERS = re.compile(
     "\\ud800-\\udfff]"  # bytes of a file name that are not UTF-8
 )
 
+_NAMES_ELSEWHERE = {
+    "lr": ("learning_rate", "eta", "base_lr", "max_lr"),
+    "epochs": ("max_epochs", "num_epochs", "n_epochs", "num_train_epochs", "iterations"),
+    "steps": ("max_steps", "num_steps", "n_steps", "max_iter"),
+    "batch_size": ("bs", "batch", "train_batch_size", "per_device_train_batch_size"),
+    "weight_decay": ("wd",),
+    "devices": ("gpus", "num_gpus", "nproc_per_node"),
+    "seed": ("random_state", "random_seed"),
+    "threads": ("num_threads", "n_jobs", "num_workers"),
+    "grad_accum_steps": ("gradient_accumulation_steps", "accumulate_grad_batches"),
+    "grad_clip": ("max_grad_norm", "gradient_clip_val", "clip_grad_norm"),
+    "out": ("output_dir", "save_dir", "output"),
+    "data": ("dataset", "data_set"),
+    "horizon": ("prediction_length", "pred_len", "forecast_horizon"),
+    "context": ("context_length", "seq_len", "input_length"),
+    "init_from": ("checkpoint", "ckpt", "ckpt_path", "resume_from_checkpoint"),
+    "encoder": ("model", "backbone"),
+    "tokenizer": ("tokeniser",),
+    "dim": ("d_model", "hidden_size", "embed_dim", "embedding_dim"),
+    "depth": ("n_layers", "num_layers", "num_hidden_layers", "layers"),
+    "heads": ("n_heads", "num_heads", "num_attention_heads", "nhead"),
+    "window": ("patch_len", "patch_length", "patch_size"),
+}
+"""Name of an option -> what it is called in PyTorch Lightning, transformers, scikit-learn, GluonTS and others."""
+
 
 class TstkError(Exception):
     """Base class: a mistake that the user can correct; the message says how."""
@@ -83,10 +108,17 @@ def compute_edit_distance(a: str, b: str) -> int:
 
 
 def get_close_matches(name: str, candidates: Iterable[str]) -> list[str]:
-    """Return the three candidates most similar to a misspelt name, best first, ignoring case."""
+    """Return the three candidates most similar to a misspelt name, best first, ignoring case.
+
+    A candidate that other toolkits call by this name is the only one.
+    """
     low = name.lower()
     ranked = []
-    for other in dict.fromkeys(candidates):
+    candidates = list(dict.fromkeys(candidates))
+    for other in candidates:
+        if low.lstrip("-").replace("-", "_") in _NAMES_ELSEWHERE.get(other.lstrip("-").replace("-", "_"), ()):
+            return [other]
+    for other in candidates:
         distance = compute_edit_distance(low, other.lower())
         prefix = sum(1 for _ in takewhile(lambda xy: xy[0] == xy[1], zip(low, other.lower(), strict=False)))
         if distance <= max(1, min(len(low), len(other)) // 3):

@@ -103,6 +103,18 @@ def test_data_sets_are_listed_and_reported_on(tstk, npz, csv):
     assert "forecasting" in tstk("data", "info", csv, "--context", 20, "--horizon", 5).stdout
 
 
+def test_data_info_says_each_thing_once(tstk, tmp_path):
+    result = tstk("data", "info", "har-demo")
+    assert result.output.count("held out from the training split") == 1
+    assert result.output.count("body_acc_x") == 1
+    assert result.output.count("128") == 1, "all series have this length"
+    assert "length:     128 samples each" in result.stdout
+    (tmp_path / "ragged.csv").write_text("id,x\na,1\na,2\na,3\nb,4\nb,5\nc,6\nc,7\n")
+    ragged = tstk("data", "info", "ragged.csv").stdout
+    assert "samples, shortest" in ragged
+    assert "3 samples at most" in ragged
+
+
 def test_data_sets_are_converted_and_never_overwritten(tstk, refused):
     written = tstk("data", "convert", "har-demo", "har.npz").stdout
     assert written == "har.npz: X_train 252 x 9 x 128\nhar.npz: X_test 108 x 9 x 128\n"

@@ -1,5 +1,7 @@
 """Options depend on the selected components; flags, files and runs are merged into one config."""
 
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -159,3 +161,14 @@ def test_options_of_an_inner_component_need_not_repeat_its_name(tstk, nest, tmp_
     (tmp_path / "a.toml").write_text('[encoder]\nuse = "nest"\n[encoder.inner]\nuse = "transformer"\n')
     values = parse_output(tstk("train", "--config", "a.toml", "--encoder.inner.depth", 9, "--print-config"))
     assert values["encoder"]["inner"]["depth"] == 9
+
+
+@pytest.mark.slow
+def test_the_module_is_the_command_and_calls_itself_so(tmp_path):
+    call = [sys.executable, "-m", "tstk"]
+    page = subprocess.run([*call, "train", "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert page.returncode == 0
+    assert "Usage: tstk train [OPTIONS]" in page.stdout
+    typo = subprocess.run([*call, "trian"], capture_output=True, text=True, cwd=tmp_path)
+    assert (typo.returncode, typo.stdout) == (2, "")
+    assert typo.stderr == "Error: No command is called 'trian'. Did you mean 'train'?\n"

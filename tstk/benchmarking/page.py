@@ -48,6 +48,8 @@ def _format_cell(interval: tuple[float, float | None] | None) -> str:
 
 def iter_notes(result: BenchmarkResult) -> Iterator[str]:
     """Yield the paragraphs below the table."""
+    if any("seconds" in cell.result for cell in result.cells):
+        yield "Seconds are those of all cells of a method: reading the data, training, validation, testing, baselines."
     if result.unranked_datasets:
         yield f"Not ranked, as scores are missing: {', '.join(result.unranked_datasets)}."
     if result.ranking:

@@ -123,6 +123,7 @@ _READERS = {
 
 _COMMANDS = {
     "train": "Train a pipeline on data and keep the best weights",
+    "tune": "Search for the options with the best validation score",
     "run": "Run the stages of a recipe",
     "eval": "Score a run on data",
     "predict": "Write a run's predictions to a file",

@@ -41,6 +41,8 @@ SECTION_PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
 COMMAND_LINE_KEY = "tstk.typed"
 """Key in `ctx.meta` of the complete command line as typed, shell-quoted."""
 _OPTIONS_KEY = "tstk.options"
+_RUN_ELSEWHERE = ("model", "checkpoint", "ckpt", "ckpt-path", "run", "weights")
+"""Options by which other toolkits name what is the argument RUN here."""
 _MAX_METAVAR_WIDTH = 30
 """Longest list of choices, in characters, that a help page shows beside the flag."""
 _SLOT_HELP = {
@@ -112,12 +114,16 @@ class ConfigCommand(rich_click.RichCommand):
         config: Config | None = None
         # completion must not fail on an incomplete line
         with suppress(*((TstkError,) if ctx.resilient_parsing else ())):
-            config = _resolve_components(_read_layers(files), typed_options)
+            config = _resolve_components(self.read_layers(files), typed_options)
         ctx.meta[_OPTIONS_KEY] = [] if config is None else list(_build_options(config, typed_options))
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as e:
             raise OptionError(_explain_unknown_option(ctx, e.option_name, config)) from None
+
+    def read_layers(self, files: Sequence[str]) -> list[Layer]:
+        """Return the tables of config files, by path or name."""
+        return [(name, read_toml(find_config(name))) for name in files]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve the config and call the function with it as `config`."""
@@ -206,6 +212,8 @@ def _explain_unknown_option(ctx: click.Context, name: str, config: Config | None
     near = [f"{group}{dot}{n}" for n in get_close_matches(leaf, [o.rpartition(".")[2] for o in siblings])]
     near = near or [o for o in known if o.rpartition(".")[2] == leaf]
     kind = bare.partition(".")[0]
+    if bare in _RUN_ELSEWHERE and any(p.name == "run" for p in params):
+        return f"{text} The run is an argument: {ctx.command_path} RUN"
     if dot and config and kind in SLOTS and not config.component(kind):
         return f"{text} This pipeline has no {kind}; select one with --{kind}."
     if dot and not siblings and kind in known and kind in list_component_options():
@@ -219,12 +227,18 @@ def _explain_unknown_option(ctx: click.Context, name: str, config: Config | None
 
 def resolve_from_context(ctx: click.Context) -> Config:
     """Resolve the config of a `ConfigCommand` from its context, and remove the config options from `ctx.params`."""
+    return resolve_config(*collect_layers(ctx))
+
+
+def collect_layers(ctx: click.Context) -> list[Layer]:
+    """Return the layers of the config of a `ConfigCommand`, and remove the config options from `ctx.params`."""
     flags = {}
     for param in ctx.meta[_OPTIONS_KEY]:
         value = ctx.params.pop(param.name)
         if ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
             flags[param.key] = value
-    return resolve_config(*_read_layers(ctx.params["config"]), ("flag", parse_overrides(flags)))
+    assert isinstance(ctx.command, ConfigCommand)
+    return [*ctx.command.read_layers(ctx.params["config"]), ("flag", parse_overrides(flags))]
 
 
 def build_section_options(section: str, values: Mapping[str, Any] | None = None) -> Iterator[ConfigOption]:
@@ -254,10 +268,6 @@ def _scan_options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
         name, equals, value = arg.removeprefix("--").partition("=")
         if arg.startswith("--") and (equals or i + 1 < len(args)):
             yield name, value if equals else args[i + 1]
-
-
-def _read_layers(files: Sequence[str]) -> list[Layer]:
-    return [(name, read_toml(find_config(name))) for name in files]
 
 
 def _resolve_components(files: list[Layer], typed_options: Mapping[str, str]) -> Config:

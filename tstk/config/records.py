@@ -221,8 +221,8 @@ class RunResult:
         selected: the epoch whose weights were kept
         parameters: number of parameters
         trainable: number of parameters that were trained
-        seconds: duration of the whole run
-        training_seconds: duration of training alone
+        seconds: duration of the whole run: reading the data, training, validation, testing, baselines
+        training_seconds: duration of training with its validation
         split: how validation and test were split off, in words
         command: command that repeats the run
         versions: package -> version

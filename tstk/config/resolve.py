@@ -147,6 +147,7 @@ def resolve_config(*layers: Layer) -> Config:
     known = (*SLOTS, *SECTIONS)
     faults = [
         f"{source}: there is no table [{name}].{did_you_mean(name, known)} There are: {', '.join(known)}."
+        + (" A table [search] is for tstk tune." if name == "search" else "")
         for source, tables in layers
         for name in tables
         if name not in known

@@ -30,6 +30,7 @@ EXTRAS = {
     "aeon": "tstk.aeon: estimators for aeon",
     "onnx": "tstk export to .onnx",
     "lora": "--lora: low-rank updates of pretrained encoders",
+    "tune": "tstk tune: search for options with Optuna",
     "bench": "third-party kernels that `make bench` compares with",
 }
 """Optional extra -> what it adds."""

@@ -52,3 +52,24 @@ def file_lock(path: Path, while_waiting: Callable[[], None] = lambda: None) -> I
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of this file; where there are no locks, whether the file exists."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:  # Windows
+        return path.exists()
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # the file system has no locks
+        return True
+    finally:
+        os.close(descriptor)
+    return False

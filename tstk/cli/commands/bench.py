@@ -316,7 +316,7 @@ class _Progress:
             scores = cell.result.get("scores", {})
             metric = find_main_metric(scores)
             parts = [] if metric is None else [f"{metric} {format_number(scores[metric])}"]
-            outcome = ", ".join([*parts, f"{cell.result['seconds']:g} s"])
+            outcome = ", ".join([*parts, f"{cell.result['seconds']:g} s in all"])
         print_note(f"{position}/{total} {label}: {'failed: ' if cell.error else ''}{outcome}")
         for line in cell.result.get("notes", []):
             print_note(f"note: {line}")

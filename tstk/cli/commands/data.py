@@ -170,11 +170,15 @@ def fetch(names: tuple[str, ...], trust_first_download: bool) -> None:
 
 def _print_description(description: dict[str, Any]) -> None:
     echo(f"  {description['task']}", lead=description["name"], bold=True)
-    channels = description["channels"]
-    properties = {
+    splits = description["parts"]
+    lengths = {n for s in splits.values() for n in s["length"].values()}
+    num_channels = len(description["channels"])
+    properties: dict[str, Any] = {
         "files": ", ".join(description["source"]),
-        "channels": f"{len(channels)}: {_join_first(channels)}",
-        "length": description["length"],
+        "channels": f"{num_channels}, the first {_MAX_CHANNELS} below"
+        if num_channels > _MAX_CHANNELS
+        else num_channels,
+        "length": f"{description['length']} samples" + (" each" if lengths == {description["length"]} else " at most"),
         "horizon": description["horizon"],
         "split": description["split"],
         "duplicates": _format_duplicates(description),
@@ -186,14 +190,11 @@ def _print_description(description: dict[str, Any]) -> None:
         if value:
             echo(f"{key + ':':12}" + escape_control_characters(str(value), keep=""))
     echo()
-    splits = description["parts"]
-    rows: list[list[Any]] = [
-        ["series or windows", *(f"{s['size']:,}" for s in splits.values())],
-        ["samples, shortest", *(s["length"]["min"] for s in splits.values())],
-        ["samples, median", *(s["length"]["median"] for s in splits.values())],
-        ["samples, longest", *(s["length"]["max"] for s in splits.values())],
-        ["missing samples", *(f"{s['missing']:,}" for s in splits.values())],
-    ]
+    rows: list[list[Any]] = [["series or windows", *(f"{s['size']:,}" for s in splits.values())]]
+    if lengths != {description["length"]}:
+        for key, label in (("min", "shortest"), ("median", "median"), ("max", "longest")):
+            rows.append([f"samples, {label}", *(s["length"][key] for s in splits.values())])
+    rows.append(["missing samples", *(f"{s['missing']:,}" for s in splits.values())])
     if any("groups" in s for s in splits.values()):
         rows.append(["groups", *(s.get("groups") for s in splits.values())])
     names = dict.fromkeys(c for s in splits.values() for c in s.get("classes", ()))
@@ -210,7 +211,8 @@ def _print_description(description: dict[str, Any]) -> None:
     cells = [[c, *(None if v is None else f"{v:.4g}" for v in r.values())] for c, r in shown]
     print_table(["channel (train)", "min", "mean", "max"], cells, right_aligned=["min", "mean", "max"])
     for line in description["notes"]:
-        print_note(f"note: {line}")
+        if line != description["split"]:
+            print_note(f"note: {line}")
 
 
 def _format_range(target: dict[str, Any] | None) -> str | None:

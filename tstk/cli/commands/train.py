@@ -189,9 +189,11 @@ def _train(config: Config, out: str | None, resume: str | None, json_: bool, qui
 
 def _print_result(result: RunResult) -> None:
     print_scores({"test": result.test, "val": result.val, **result.baselines})
+    selected, others = result.selected, "reading the data and testing" if result.test else "reading the data"
     echo(
-        f"\n{result.parameters:,} parameters, {result.trainable:,} trainable, in {result.seconds:g} s; "
-        f"weights of epoch {result.selected.epoch} of {result.selected.num_epochs}\n"
+        f"\n{result.parameters:,} parameters, {result.trainable:,} trainable; weights of epoch {selected.epoch} of "
+        f"{selected.num_epochs}; {result.training_seconds:g} s of training and validation, {result.seconds:g} s with "
+        f"{others}\n"
     )
     if result.calibration is not None:
         echo(f"{format_calibration(asdict(result.calibration))}\n")

@@ -1,0 +1,1 @@
+"""Search for the options with the best validation score: `tstk tune`."""
