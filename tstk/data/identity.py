@@ -147,7 +147,8 @@ def locate_run_data(run_config: RunConfig, data_root: str | None = None) -> Data
 def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[DataTable, list[str]]:
     """Return the table `data` of a run, and a note for each file that has moved.
 
-    A file that is gone is replaced by one of its name in the working directory, or by the data set of its name.
+    A file that is gone is replaced by one of its name in the run directory, which may have moved with a data frame in
+    it, or in the working directory, or by the data set of its name.
 
     Args:
         run_config: of the run
@@ -159,17 +160,22 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
     for key in ("use", *_SPLIT_OPTIONS):
         parts = table[key].split(",") if isinstance(table.get(key), str) else []
         for i, part in enumerate(parts):
-            if os.path.isabs(part) and not Path(part).exists() and (new_place := _find_moved(part, table["data_root"])):
+            if (
+                os.path.isabs(part)
+                and not Path(part).exists()
+                and (new_place := _find_moved(part, run_config.run_dir, table["data_root"]))
+            ):
                 parts[i] = new_place
                 notes.append(f"{part} is gone; {new_place} of the same name is used instead")
         table[key] = ",".join(parts) if parts else table.get(key)
     return table, notes
 
 
-def _find_moved(path: str, data_root: str | None) -> str | None:
+def _find_moved(path: str, run_dir: Path, data_root: str | None) -> str | None:
     name = Path(path).name
-    if Path(name).exists():
-        return os.path.abspath(name)
+    for place in (run_dir / name, Path(name)):
+        if place.exists():
+            return os.path.abspath(place)
     try:
         return str(next(iter(locate(SPLIT_SUFFIX.sub("", Path(name).stem), data_root).files.values())))
     except TstkError:
