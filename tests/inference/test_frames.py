@@ -79,9 +79,7 @@ def test_the_frame_of_a_run_is_stored_beside_it_and_scored_again_where_it_has_mo
     stored = classifier / "data.parquet"
     stored.rename(stored.with_suffix(".away"))
     with (
-        pytest.warns(
-            DataChangedWarning, match=r"data\.parquet is gone; .*moved/data\.parquet of the same name"
-        ),
+        pytest.warns(DataChangedWarning, match=r"data\.parquet is gone; .*moved/data\.parquet of the same name"),
         pytest.raises(DataError, match="data: the data of the run have no test split"),
     ):
         score(moved)

@@ -435,6 +435,7 @@ class Pipeline(BasePipeline):
             masked=torch.zeros_like(tokens.valid),
             linear_forecast=None if self.linear_map is None else self.linear_map(standardized),
             targets=self.pad_targets(standardized.y),
+            weight=standardized.weight,
             loc=loc,
             scale=scale,
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from tstk.config.records import RunConfig
 from tstk.data.annotations import DEFAULT_ANNOTATIONS
-from tstk.data.catalog import SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute, split_names
+from tstk.data.catalog import ARRAYS, SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute, split_names
 from tstk.data.config import DataConfig
 from tstk.data.recordings import is_manifest, list_recordings
 from tstk.data.shards import is_pattern, list_shards
@@ -155,6 +155,10 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
         data_root: folder to look up data sets by name in; None for that of the run
     """
     table = dict(run_config.values["data"])
+    if table["use"] == ARRAYS and "estimator" in run_config.input_schema:
+        raise DataError(
+            f"{run_config.run_dir} was trained on arrays, which it does not hold; name data with --data FILE"
+        )
     table["data_root"] = data_root or table.get("data_root")
     notes = []
     for key in ("use", *_SPLIT_OPTIONS):

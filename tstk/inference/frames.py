@@ -24,6 +24,7 @@ from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
 from tstk.data.frames import SOURCE, to_arrow
 from tstk.data.load import read_for_model
 from tstk.data.prepare import prepare_split
+from tstk.data.readers.frame import Frame
 from tstk.data.times import Times, continue_rows
 from tstk.errors import DataError, DataNoteWarning
 from tstk.evaluation.evaluate import iter_batches
@@ -166,7 +167,7 @@ class RunDataFrames:
         assert forecast is not None
         channels = list(pipeline.channel_names)
         frames = [
-            pandas.DataFrame(values.T, _continue_index(frame, table.times, values.shape[1]), channels)
+            pandas.DataFrame(values.T, continue_index(frame, table.times, values.shape[1]), channels)
             for values, table in zip(forecast, tables.values(), strict=True)
         ]
         if isinstance(data, Table):
@@ -224,8 +225,27 @@ def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
     return pandas.Index(ids, name="id")
 
 
-def _continue_index(frame: pandas.DataFrame, times: Times | None, count: int) -> pandas.Index:
-    """Return the `count` labels that follow the times of a frame; numbers from 1 if these are uneven."""
+def parse_index(frame: pandas.DataFrame) -> Times | None:
+    """Return the times of an index of dates, periods or durations; None if it is another."""
+    level = frame.index
+    if level.nlevels > 1 or (level.dtype.kind not in "mM" and not hasattr(level, "to_timestamp")):
+        return None
+    table, _ = to_arrow(frame.iloc[:, :0])
+    read = Frame(Path(SOURCE), table.column_names, table.columns, lambda row: f"{SOURCE}, row {row}")
+    return read.get_times(0)
+
+
+def continue_index(frame: pandas.DataFrame, times: Times | None, count: int) -> pandas.Index:
+    """Return labels that follow those of the rows of a frame over time.
+
+    Args:
+        frame: of pandas
+        times: of its rows, if it has them
+        count: of the labels
+
+    Returns:
+        an index of the type and name of the times; numbers from 1 if they are not evenly spaced, as a warning says
+    """
     import pandas
 
     if times is None:
