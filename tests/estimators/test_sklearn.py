@@ -166,6 +166,7 @@ def test_options_are_parameters_that_clone_search_and_pickle_know():
     search = GridSearchCV(model, {"encoder__depth": [1, 2]}, cv=2).fit(X, y)
     assert {p["encoder__depth"] for p in search.cv_results_["params"]} == {1, 2}
     fitted = search.best_estimator_
+    assert b"torch" not in pickle.dumps(fitted)
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from tstk.config.records import RunConfig, read_history
 from tstk.config.resolve import Config, parse_overrides, resolve_config
+from tstk.config.run_directory import CONFIG_FILE, WEIGHTS_FILE
 from tstk.core.arrays import fill_masked
 from tstk.core.frames import frames_to_array, is_frame, is_pandas
 from tstk.core.pipeline import Pipeline
@@ -33,6 +35,7 @@ from tstk.errors import OptionError
 from tstk.estimators.runs import list_params, save_run
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.probabilities import calibrate
+from tstk.files import write_bytes
 from tstk.nn.devices import default_device
 from tstk.runs import checkpoint
 from tstk.runs.build import validate_on_meta
@@ -96,6 +99,25 @@ class PipelineEstimator(OptionsEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "pipeline_")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, with the pipeline as the files of a run, for pickle and skops."""
+        state = dict(super().__getstate__())
+        if state.pop("pipeline_", None) is not None:
+            with TemporaryDirectory() as folder:
+                self.save(Path(folder, "run"))
+                files = (CONFIG_FILE, WEIGHTS_FILE)
+                state["_run"] = {name: Path(folder, "run", name).read_bytes() for name in files}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({name: value for name, value in state.items() if name != "_run"})
+        if "_run" in state:
+            classes = {slot: value for slot, value in self.get_params().items() if isinstance(value, type)}
+            with TemporaryDirectory() as folder:
+                for name, content in state["_run"].items():
+                    write_bytes(Path(folder, Path(name).name), content)
+                self.pipeline_ = checkpoint.load(folder, **classes)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

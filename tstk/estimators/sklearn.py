@@ -391,7 +391,7 @@ class SeriesForecaster(PipelineEstimator):
         val = WindowDataset(val_rows, self.context, self.horizon, stride)
         spec = Spec(len(table), self.context, self._task, horizon=self.horizon)
         self._fit_pipeline(config, spec, train, val, table[None, :, :cut])
-        self.last_context_ = table[:, -self.context :]
+        self.last_context_ = table[:, -self.context :].numpy()
         self._last_frame = X.iloc[-self.context :] if is_pandas(X) else None
         return self
 
@@ -407,7 +407,7 @@ class SeriesForecaster(PipelineEstimator):
         check_is_fitted(self)
         if X is None and not hasattr(self, "last_context_"):
             raise ValueError("X is None, and an estimator that was loaded does not hold the table of fit; give X")
-        table = self.last_context_ if X is None else self._validate_table(X, False)
+        table = torch.from_numpy(self.last_context_) if X is None else self._validate_table(X, False)
         if table.shape[1] < self.context:
             raise ValueError(f"X has {table.shape[1]} rows; expected at least context={self.context}")
         last = WindowDataset(table[:, -self.context :], self.context, 0)
