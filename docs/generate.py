@@ -352,12 +352,13 @@ from typing import Any, Literal, overload
 
 from tstk.config.records import RunResult
 from tstk.config.resolve import Config
+from tstk.core.frames import DataFrame
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
+from tstk.inference.frames import load as load
 from tstk.report.hub import push as push
 from tstk.runs.build import build_component as build_component
-from tstk.runs.checkpoint import load as load
 from tstk.runs.importing import import_run as import_run
 from tstk.training.callbacks import Callback
 from tstk.tuning.results import TuneResult

@@ -17,12 +17,15 @@ from tstk.config.resolve import Config, Layer, find_config, parse_overrides, res
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
+from tstk.data.frames import take_frames
+from tstk.errors import OptionError
+from tstk.inference.frames import load
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.local import provide_components
 from tstk.plugins.registry import get_registry
 from tstk.report.hub import push
 from tstk.runs.build import build_component
-from tstk.runs.checkpoint import initialize_for_training, load
+from tstk.runs.checkpoint import initialize_for_training
 from tstk.runs.importing import import_run
 from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, train
@@ -58,7 +61,12 @@ def build(
         spec: of the data; if None, the data set of the config is loaded, and its mean and deviation are stored
         component_options: the options of `fit`
     """
+    options, frames = take_frames(options)
     resolved = _merge_config(config, options)
+    if others := sorted(frames.keys() - {"data"}):
+        raise OptionError(f"{others[0]} is a data frame, which has no effect on a pipeline that is not trained")
+    if frames:
+        resolved.values["data"]["use"] = frames["data"]
     return prepare_training(resolved, logger.info)[0] if spec is None else initialize_for_training(resolved, spec)[0]
 
 
@@ -76,6 +84,8 @@ def fit(
     Notes on data and options are logged at level INFO by the logger "tstk". A component or data set that is None is
     left to `config`, or is the default for the task.
 
+    A data frame is stored in the run directory, as `data.parquet`, from which the run is resumed and scored.
+
     Args:
         config: tables as in a config file, a file, or the name of a config that a plugin ships
         out: the run directory; if None, a new one under `runs/`
@@ -87,9 +97,11 @@ def fit(
     instances = [c for c in callbacks or () if not isinstance(c, str)]
     if callbacks is not None:
         options["callbacks"] = [c for c in callbacks if isinstance(c, str)]
+    options, frames = take_frames(options)
     resolved = _merge_config(config, options)
     arguments = ", ".join(f"{k}={v.__name__ if isinstance(v, type) else repr(v)}" for k, v in options.items())
-    return train(resolved, out, command=f"tstk.fit({arguments})", **_make_reporters(verbose, instances))
+    command = f"tstk.fit({arguments})"
+    return train(resolved, out, command=command, frames=frames, **_make_reporters(verbose, instances))
 
 
 def resume(

@@ -7,12 +7,13 @@ from typing import Any, Literal, overload
 
 from tstk.config.records import RunResult
 from tstk.config.resolve import Config
+from tstk.core.frames import DataFrame
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
+from tstk.inference.frames import load as load
 from tstk.report.hub import push as push
 from tstk.runs.build import build_component as build_component
-from tstk.runs.checkpoint import load as load
 from tstk.runs.importing import import_run as import_run
 from tstk.training.callbacks import Callback
 from tstk.tuning.results import TuneResult
@@ -31,11 +32,11 @@ def build(
     decoder: str | PathLike[str] | Mapping[str, Any] | type[Decoder] | None = None,
     head: str | PathLike[str] | Mapping[str, Any] | type[Head] | None = None,
     loss: str | PathLike[str] | Mapping[str, Any] | type[Loss] | None = None,
-    data: str | PathLike[str] | Mapping[str, Any] | None = None,
+    data: str | PathLike[str] | DataFrame | Mapping[str, Any] | None = None,
     data_root: str | PathLike[str] | None = None,
-    train_data: str | PathLike[str] | None = None,
-    val_data: str | PathLike[str] | None = None,
-    test_data: str | PathLike[str] | None = None,
+    train_data: str | DataFrame | PathLike[str] | None = None,
+    val_data: str | DataFrame | PathLike[str] | None = None,
+    test_data: str | DataFrame | PathLike[str] | None = None,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     folds: int | None = None,
@@ -128,11 +129,11 @@ def fit(
     decoder: str | PathLike[str] | Mapping[str, Any] | type[Decoder] | None = None,
     head: str | PathLike[str] | Mapping[str, Any] | type[Head] | None = None,
     loss: str | PathLike[str] | Mapping[str, Any] | type[Loss] | None = None,
-    data: str | PathLike[str] | Mapping[str, Any] | None = None,
+    data: str | PathLike[str] | DataFrame | Mapping[str, Any] | None = None,
     data_root: str | PathLike[str] | None = None,
-    train_data: str | PathLike[str] | None = None,
-    val_data: str | PathLike[str] | None = None,
-    test_data: str | PathLike[str] | None = None,
+    train_data: str | DataFrame | PathLike[str] | None = None,
+    val_data: str | DataFrame | PathLike[str] | None = None,
+    test_data: str | DataFrame | PathLike[str] | None = None,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     folds: int | None = None,
@@ -210,6 +211,8 @@ def fit(
     Notes on data and options are logged at level INFO by the logger "tstk". A component or data set that is None is
     left to `config`, or is the default for the task.
 
+    A data frame is stored in the run directory, as `data.parquet`, from which the run is resumed and scored.
+
     Args:
         config: tables as in a config file, a file, or the name of a config that a plugin ships
         out: the run directory; if None, a new one under `runs/`
@@ -220,7 +223,7 @@ def fit(
         decoder: name of the decoder, a run directory to initialize it from, a table of options, or a class
         head: name of the head, a run directory to initialize it from, a table of options, or a class
         loss: name of the loss, a run directory to initialize it from, a table of options, or a class
-        data: name of a data set, a file, or a folder; har-demo if None
+        data: name of a data set, a file, a folder, or a data frame of pandas or polars; har-demo if None
         data_root: folder to search for data sets by name; the variable TSTK_DATA if not given
         train_data: name or path of the training data, if not the training split of the data set; "test" trains on
             the test split without its labels, as some papers pretrain, and validates on the training split

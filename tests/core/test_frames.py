@@ -79,7 +79,7 @@ def test_estimators_take_lists_of_frames():
 def test_a_frame_is_loaded_as_the_same_table_in_a_file(tmp_path):
     index = pandas.date_range("2020-01-01", periods=60, freq="h", tz="Europe/Berlin")
     frame = pandas.DataFrame({"u": np.arange(60) % 7, "v": np.arange(60) % 5}, index=index)
-    frame.to_parquet(tmp_path / "x.parquet")
+    frame.rename_axis("time").to_parquet(tmp_path / "x.parquet")
     config = tstk.data.DataConfig(context=4, horizon=2)
     loaded, read = tstk.data.load_data(frame, config), tstk.data.load_data(str(tmp_path / "x.parquet"), config)
     assert loaded.train.table.equal(read.train.table)
@@ -90,5 +90,5 @@ def test_a_frame_is_loaded_as_the_same_table_in_a_file(tmp_path):
 def test_what_is_no_frame_is_refused_in_one_line():
     with pytest.raises(DataError, match="data: a int, which is no data frame"):
         tstk.data.load_data(3)
-    with pytest.raises(OptionError, match=r"data is a DataFrame, and a run records the files .* to_parquet"):
-        tstk.fit(data=FRAMES[0])
+    with pytest.raises(OptionError, match="data is a list, and a run records the files of its data"):
+        tstk.fit(data=[FRAMES[0]])

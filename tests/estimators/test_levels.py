@@ -20,7 +20,7 @@ def test_a_level_does_not_change_a_classifier():
 def test_forecasts_of_a_table_at_a_high_level_are_in_its_units():
     table = np.sin(np.arange(120) / 3)[:, None]
     low, high = (
-        SeriesForecaster(context=20, horizon=5, steps=5, **SMALL).fit(x).forecast() for x in (table, table + LEVEL)
+        SeriesForecaster(context=20, horizon=5, steps=5, **SMALL).fit(x).predict() for x in (table, table + LEVEL)
     )
     np.testing.assert_allclose(high - LEVEL, low, atol=1e-3)
 

@@ -26,10 +26,18 @@ TINY = {
 }
 
 
-def list_rounding_checks(estimator):
-    """Return the checks that compare the seventh digit of numbers in float32, which depends on the size of a batch."""
-    reason = "float32: the seventh digit depends on the size of the batch"
-    return {"check_methods_subset_invariance": reason} if isinstance(estimator, SeriesRegressor) else {}
+def list_expected_failures(estimator):
+    """Return the checks that cannot pass, with the reason."""
+    if isinstance(estimator, SeriesForecaster):
+        reason = "a forecast is of the rows after X, not of its rows"
+        return dict.fromkeys(("check_methods_subset_invariance", "check_methods_sample_order_invariance"), reason)
+    failures = {}
+    if isinstance(estimator, SeriesRegressor):
+        failures["check_methods_subset_invariance"] = "float32: the seventh digit depends on the size of the batch"
+    if not isinstance(estimator, TokenEncoder):
+        reason = "batches are drawn of other series where a series is repeated instead of weighted"
+        failures["check_sample_weight_equivalence_on_dense_data"] = reason
+    return failures
 
 
 @pytest.mark.slow
@@ -41,7 +49,7 @@ def list_rounding_checks(estimator):
         TokenEncoder(steps=2, **TINY),
         SeriesForecaster(context=4, horizon=2, steps=2, **TINY),
     ],
-    expected_failed_checks=list_rounding_checks,
+    expected_failed_checks=list_expected_failures,
 )
 def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
@@ -158,6 +166,7 @@ def test_options_are_parameters_that_clone_search_and_pickle_know():
     search = GridSearchCV(model, {"encoder__depth": [1, 2]}, cv=2).fit(X, y)
     assert {p["encoder__depth"] for p in search.cv_results_["params"]} == {1, 2}
     fitted = search.best_estimator_
+    assert b"torch" not in pickle.dumps(fitted)
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
 
@@ -195,9 +204,9 @@ def test_a_forecast_continues_the_table_in_its_units():
     model = SeriesForecaster(context=48, horizon=12, steps=150, lr=0.01, **TINY).fit(table)
     ahead = np.arange(400, 412)
     truth = np.stack([100 + 10 * np.sin(ahead / 4), 5 * np.cos(ahead / 4)], 1)
-    assert model.forecast().shape == (12, 2)
-    assert np.abs(model.forecast() - truth).mean(0) == pytest.approx(0, abs=2.5)
-    np.testing.assert_array_equal(model.forecast(table[-60:]), model.forecast())
+    assert model.predict().shape == (12, 2)
+    assert np.abs(model.predict() - truth).mean(0) == pytest.approx(0, abs=2.5)
+    np.testing.assert_array_equal(model.predict(table[-60:]), model.predict())
 
 
 def test_fitting_leaves_the_callers_random_numbers_alone():

@@ -196,7 +196,7 @@ def test_an_estimator_starts_from_the_map():
     chosen = {"head": "forecast", "encoder": "identity", "linear_map": "auto", "lr": 10.0, "ema_decay": 0.0, "steps": 3}
     model = SeriesForecaster(context=24, horizon=8, **chosen).fit(table[:-8])
     assert any("linear map" in note for note in model.notes_)
-    np.testing.assert_allclose(model.forecast(), table[-8:], atol=0.05)
+    np.testing.assert_allclose(model.predict(), table[-8:], atol=0.05)
 
 
 def test_a_context_that_is_short_is_forecast_as_the_map_does(gaps):

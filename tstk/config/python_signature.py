@@ -19,6 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH_OPTIONS = {"data_root", "train_data", "val_data", "test_data", "init_from"}
 """Options of type `str` that also take a path object."""
 
+FRAME_OPTIONS = {"train_data", "val_data", "test_data"}
+"""Options of type `str` that also take a data frame."""
+
 OPTIONS_PLACEHOLDER = "<options>"
 """Line of a docstring that is replaced by the options."""
 
@@ -57,8 +60,8 @@ def _list_options() -> dict[str, tuple[inspect.Parameter, str]]:
         help_text = f"name of the {slot}, a run directory to initialize it from, a table of options, or a class"
         listed[slot] = (_make_parameter(slot, annotation, None), help_text)
     listed["data"] = (
-        _make_parameter("data", "str | PathLike[str] | Mapping[str, Any] | None", None),
-        "name of a data set, a file, or a folder; har-demo if None",
+        _make_parameter("data", "str | PathLike[str] | DataFrame | Mapping[str, Any] | None", None),
+        "name of a data set, a file, a folder, or a data frame of pandas or polars; har-demo if None",
     )
     for target in SECTIONS.values():
         for name, option in read_signature(target).options.items():
@@ -74,6 +77,8 @@ def _format_annotation(option: Option) -> str:
     if option.is_component:
         return "str | Mapping[str, Any] | None"
     text = f"Literal[{', '.join(map(repr, option.choices))}]" if option.choices else option.type
+    if option.name in FRAME_OPTIONS:
+        text += " | DataFrame"
     if option.name in PATH_OPTIONS:
         text += " | PathLike[str]"
     if option.is_tuple:

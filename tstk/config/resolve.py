@@ -186,14 +186,10 @@ def _to_table(value: Any, kind: str, label: str) -> Table:
         table["use"] = os.fspath(use)
     elif use is not None and not isinstance(use, str):
         if kind == "data":
-            how = (
-                "to_parquet('x.parquet')"
-                if hasattr(use, "columns")
-                else "numpy.savez('x.npz', X_train=..., y_train=...)"
-            )
             raise OptionError(
-                f"{label} is a {type(use).__name__}, and a run records the files of its data: save it with {how} and "
-                "give that path, or use the estimators of tstk.sklearn"
+                f"{label} is a {type(use).__name__}, and a run records the files of its data: save it with "
+                "numpy.savez('x.npz', X_train=..., y_train=...) and give that path, or give a data frame, or use the "
+                "estimators of tstk.sklearn"
             )
         raise OptionError(f"{label} is {use!r}; expected a name, a class, or a table with use = NAME")
     return table

@@ -5,6 +5,7 @@
     metrics.jsonl       a line per epoch
     result.json         scores, baselines, parameters, seconds, the command; exists once the run is finished
     last/               the training state of an unfinished run; see `tstk/training/resume_store.py`
+    data.parquet        the data frame that was given to fit; also train_data, val_data and test_data
     tensorboard/ wandb/ what trackers logged, if --trackers names them
 
 Nothing here imports torch. `tstk/config/records.py` reads and writes config.json and result.json,
@@ -38,8 +39,8 @@ STATE_FILES = re.compile(r"(state\.json|step-\d+\.safetensors)(\.[0-9a-f]{8}\.pa
 """Names of the files in `last/`, and of what an interrupted write of them leaves."""
 TRACKER_FOLDERS = ("tensorboard", "wandb")
 """Folders of a run in which trackers write. A failed run leaves them, and a new run may be created beside them."""
-_RUN_FILES = re.compile("|".join(map(re.escape, PUBLIC_FILES)))
-_PARTIAL_CONFIG = re.compile(r"config\.json\.[0-9a-f]{8}\.part")
+_RUN_FILES = re.compile("|".join([*map(re.escape, PUBLIC_FILES), r"(train_|val_|test_)?data\.parquet"]))
+_PARTIAL_FILES = re.compile(r"config\.json\.[0-9a-f]{8}\.part|(train_|val_|test_)?data\.parquet(\.[0-9a-f]{8}\.part)?")
 """All that a training leaves that is killed before it has written config.json."""
 
 
@@ -238,7 +239,7 @@ def _find_other_files(run_dir: Path) -> list[Path]:
     """Return what is in the directory of a run that is not finished and was not written by it."""
     try:
         paths = sorted(run_dir.iterdir())
-        own = _find_files(run_dir, _PARTIAL_CONFIG)
+        own = _find_files(run_dir, _PARTIAL_FILES)
     except FileNotFoundError:  # another process has just removed it
         return []
     own += [path for name in TRACKER_FOLDERS if (path := run_dir / name).is_dir() and not path.is_symlink()]

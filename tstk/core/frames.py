@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tstk.errors import DataError
+
+
+class DataFrame(Protocol):
+    """A data frame of pandas or polars, or a pyarrow table."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return its columns as a stream of Arrow."""
+
+
+class DataFrames(Protocol):
+    """Reads data frames of pandas for a pipeline, as its training data were read, and returns its results as some."""
+
+    def predict(self, pipeline: Any, frame: Any, *, batch_size: int, horizon: int | None) -> Any:
+        """Return the predictions of a frame, see `Pipeline.predict`."""
+
+    def embed(self, pipeline: Any, frame: Any, pooling: Any, *, batch_size: int) -> Any:
+        """Return the feature vectors of a frame, see `Pipeline.embed`."""
+
+
+def has_columns(data: Any) -> bool:
+    """Return whether an object is a data frame of any library, or a pyarrow table."""
+    return hasattr(data, "__arrow_c_stream__") or is_frame(data)
+
+
+def is_pandas(data: Any) -> bool:
+    """Return whether an object is a data frame of pandas, which is not imported for it."""
+    return type(data).__module__.partition(".")[0] == "pandas" and getattr(data, "ndim", 0) == 2
 
 
 def is_frame(x: Any) -> bool:

@@ -275,6 +275,8 @@ class Loss(Slot):
     """Name of the tokenizer to use if none is selected."""
     accepts_series: ClassVar[bool] = False
     """Whether it can score a decoder that predicts series."""
+    weights_series: ClassVar[bool] = False
+    """Whether it multiplies the loss of each series by its weight, `StepOutput.weight`."""
     masks_future: bool = False
     """Whether it queries the future, which the tokenizer must then not see."""
     can_forecast: ClassVar[bool] = False

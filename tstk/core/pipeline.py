@@ -9,7 +9,7 @@ A training step is `step_output = pipeline(series)`, `step_output.loss.backward(
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.core.frames import DataFrame, DataFrames, is_pandas
 from tstk.core.imputation import impute
 from tstk.core.interfaces import BasePipeline, Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.linear_map import LinearMap
@@ -78,6 +79,7 @@ class Pipeline(BasePipeline):
         self.forecasts_by_masking = head is None and spec.horizon is not None
         self.linear_map = None if linear_map == "none" else _build_linear_map(spec, head, linear_map)
         self.frozen_modules: set[str] = set()
+        self.data_frames: DataFrames | None = None
         if decoder is not None:
             if decoder.predicts_series and not loss.accepts_series:
                 raise IncompatibleError(
@@ -255,34 +257,57 @@ class Pipeline(BasePipeline):
         step_output.head_output = self.postprocess(self.decode_future(step_output), step_output)
         return step_output
 
+    @overload
     def predict(
         self, x: SeriesLike, *, batch_size: int = 256, horizon: int | None = None, num_samples: int | None = None
-    ) -> Prediction:
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, x: DataFrame, *, batch_size: int = 256, horizon: int | None = None, num_samples: None = None
+    ) -> Any: ...
+
+    def predict(
+        self, x: Any, *, batch_size: int = 256, horizon: int | None = None, num_samples: int | None = None
+    ) -> Any:
         """Predict classes with their probabilities, labels, numbers, or forecast.
 
         Runs on the device of the pipeline, in eval mode and without gradients; the training mode is restored.
 
         Args:
             x: array, tensor or `Series` [N, C, T], one series [C, T], or [T] if there is one channel, in the units of
-                the data; NaN where a sample is missing or a series has ended
+                the data; NaN where a sample is missing or a series has ended. Or, of `tstk.load`, a data frame of
+                pandas, whose columns and index are read as those of the training data
             batch_size: series at a time
             horizon: samples to forecast, that of the training if None
             num_samples: sample paths of the future to draw and return, if the loss can sample
 
         Returns:
-            arrays with N rows, also if N is 1
+            arrays with N rows, also if N is 1. Of a data frame, one with a row per series, its index or ids, and the
+            columns `predicted` and `probability CLASS`, or one for each number to predict; or the forecast, with a
+            column per channel, and the times that follow those of the frame as its index
 
         Raises:
             DataError: the shape does not fit, or a series is too long, entirely missing or infinite
             OptionError: this pipeline was pretrained without a task, or does not forecast this far or this many paths
         """
+        if self.data_frames is not None and is_pandas(x):
+            if num_samples is not None:
+                raise OptionError("num_samples: sample paths have no place in a data frame; give an array [N, C, T]")
+            return self.data_frames.predict(self, x, batch_size=batch_size, horizon=horizon)
         return predict_batches(self, iter_series(x, self, batch_size), horizon, num_samples)
 
-    def embed(self, x: SeriesLike, pooling: Pooling = "mean", *, batch_size: int = 256) -> NDArray[np.float32]:
+    @overload
+    def embed(self, x: SeriesLike, pooling: Pooling = "mean", *, batch_size: int = 256) -> NDArray[np.float32]: ...
+
+    @overload
+    def embed(self, x: DataFrame, pooling: Pooling = "mean", *, batch_size: int = 256) -> Any: ...
+
+    def embed(self, x: Any, pooling: Pooling = "mean", *, batch_size: int = 256) -> Any:
         """Compute one feature vector per series, [N, D], as `embed_batch` does, for input of any kind and size.
 
         Args:
-            x: as for `predict`
+            x: as for `predict`; a data frame has its index or ids in that of the result
             pooling: how encoded tokens are reduced to one vector
             batch_size: series at a time
 
@@ -290,6 +315,8 @@ class Pipeline(BasePipeline):
             DataError: as for `predict`
             OptionError: the encoder has no CLS token to pool
         """
+        if self.data_frames is not None and is_pandas(x):
+            return self.data_frames.embed(self, x, pooling, batch_size=batch_size)
         batches = iter_series(x, self, batch_size)
         return map_batches(self, batches, lambda series: self.embed_batch(series, pooling)).numpy()
 
@@ -408,6 +435,7 @@ class Pipeline(BasePipeline):
             masked=torch.zeros_like(tokens.valid),
             linear_forecast=None if self.linear_map is None else self.linear_map(standardized),
             targets=self.pad_targets(standardized.y),
+            weight=standardized.weight,
             loc=loc,
             scale=scale,
         )

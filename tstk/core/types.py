@@ -92,6 +92,7 @@ class Series(ShortRepr):
             samples, NaN where unknown; [B, T] long class index of each sample, -1 where unknown or padding
         sample_id: [B] long, index of each series in the data set; keys the random numbers of `SampleRNG`
         conditioning: further inputs of each series, name -> (values [B, S, D], valid [B, S] bool)
+        weight: [B] by which the loss of each series is multiplied, 1 on average; None if all count alike
     """
 
     x: Tensor
@@ -99,6 +100,7 @@ class Series(ShortRepr):
     y: Tensor | None = None
     sample_id: Tensor | None = None
     conditioning: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    weight: Tensor | None = None
 
     @property
     def observed_mask(self) -> Tensor:
@@ -122,6 +124,7 @@ class Series(ShortRepr):
             move(self.y),
             move(self.sample_id),
             conditioning,
+            move(self.weight),
         )
 
     def stack_views(self, views: Sequence[tuple[Tensor, Tensor | None]]) -> Series:
@@ -143,7 +146,8 @@ class Series(ShortRepr):
         conditioning = {
             k: (torch.cat([v] * times), torch.cat([ok] * times)) for k, (v, ok) in self.conditioning.items()
         }
-        return Series(torch.cat(x), observed, y, sample_id, conditioning)
+        weight = None if self.weight is None else torch.cat([self.weight] * times)
+        return Series(torch.cat(x), observed, y, sample_id, conditioning, weight)
 
     def fold_channels(self) -> Series:
         """Fold the channels into the batch axis: [B, C, T] -> [B*C, 1, T]; labels and conditioning are repeated."""
@@ -161,7 +165,8 @@ class Series(ShortRepr):
         conditioning = {
             k: (v.repeat_interleave(c, 0), ok.repeat_interleave(c, 0)) for k, (v, ok) in self.conditioning.items()
         }
-        return Series(self.x.flatten(0, 1).unsqueeze(1), fold(self.observed), y, sample_id, conditioning)
+        weight = None if self.weight is None else self.weight.repeat_interleave(c, 0)
+        return Series(self.x.flatten(0, 1).unsqueeze(1), fold(self.observed), y, sample_id, conditioning, weight)
 
 
 _PER_TOKEN_FIELDS = ("values", "pos", "grid_index", "valid", "target", "target_mask", "ids")
@@ -346,6 +351,7 @@ class StepOutput(ShortRepr):
         linear_forecast: [B, C, H] the part of `head_output` that is the linear map's forecast; None without a map
         forecast_samples: [S, B, C, H] sample paths, in the units of `head_output`, which is their mean; None if S = 1
         targets: [B], [B, K] or [B, C, H], in the units of `head_output`
+        weight: [B] of the targets, as in `Series`
         loc: [B, C, 1] what instance normalization subtracted, or None
         scale: [B, C, 1] what instance normalization divided by, or None
         loss: the scalar to call backward on
@@ -364,6 +370,7 @@ class StepOutput(ShortRepr):
     linear_forecast: Tensor | None = None
     forecast_samples: Tensor | None = None
     targets: Tensor | None = None
+    weight: Tensor | None = None
     loc: Tensor | None = None
     scale: Tensor | None = None
     loss: Tensor | None = None

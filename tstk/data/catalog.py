@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DEMO_FILE = Path(__file__).parent / "demo" / "har_demo.npz"
 SYNTHETIC = "synthetic"
 """Name of the generated data."""
+ARRAYS = "arrays"
+"""Name of arrays in memory, which a run does not hold."""
 ALIASES = {"har": "uci-har", "illness": "national-illness"}
 SPLITS = ("train", "val", "test")
 SERIES_ARRAY_NAMES = ("X", "x", "data", "samples")

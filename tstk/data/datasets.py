@@ -57,6 +57,7 @@ class SeriesDataset(ShortRepr):
         rows: [N] long, the place of each series in its file, from 0; in order if None
         has_class_per_sample: y is [N, T], a class per sample
         recordings: [N] long, the recording of which each series is a window; None if series are whole
+        weight: [N] by which the loss of each series is multiplied; None if all count alike
     """
 
     def __init__(
@@ -70,8 +71,9 @@ class SeriesDataset(ShortRepr):
         rows: Tensor | None = None,
         has_class_per_sample: bool = False,
         recordings: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> None:
-        self.has_class_per_sample, self.recordings = has_class_per_sample, recordings
+        self.has_class_per_sample, self.recordings, self.weight = has_class_per_sample, recordings, weight
         self.x, self.y, self.groups, self.ids, self.conditioning = x, y, groups, ids, conditioning or {}
         self.rows: Tensor | None = torch.arange(len(x)) if rows is None else rows
         ends = torch.arange(1, x.shape[2] + 1)
@@ -103,7 +105,7 @@ class SeriesDataset(ShortRepr):
             name: (c.states[c.state_index[index]], c.valid[c.state_index[index]])
             for name, c in self.conditioning.items()
         }
-        return Series(x, observed, y, index, conditioning)
+        return Series(x, observed, y, index, conditioning, None if self.weight is None else self.weight[index])
 
     def select(self, index: Tensor) -> SeriesDataset:
         """Return a data set of the series at `index` [B] long."""
@@ -114,6 +116,7 @@ class SeriesDataset(ShortRepr):
         subset.ids = None if self.ids is None else [self.ids[i] for i in index.tolist()]
         subset.rows = None if self.rows is None else self.rows[index]
         subset.recordings = None if self.recordings is None else self.recordings[index]
+        subset.weight = None if self.weight is None else self.weight[index]
         subset.lengths = self.lengths[index]
         subset.conditioning = {name: c.select(index) for name, c in self.conditioning.items()}
         return subset

@@ -15,7 +15,7 @@ from typing import Any
 
 from tstk.config.records import RunConfig
 from tstk.data.annotations import DEFAULT_ANNOTATIONS
-from tstk.data.catalog import SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute, split_names
+from tstk.data.catalog import ARRAYS, SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute, split_names
 from tstk.data.config import DataConfig
 from tstk.data.recordings import is_manifest, list_recordings
 from tstk.data.shards import is_pattern, list_shards
@@ -148,14 +148,15 @@ def locate_run_data(run_config: RunConfig, data_root: str | None = None) -> Data
 def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[DataTable, list[str]]:
     """Return the table `data` of a run, and a note for each file that has moved.
 
-    A file that is gone is replaced by one of its name in the working directory, or by the data set of its name.
+    A file that is gone is replaced by one of its name in the run directory, which may have moved with a data frame in
+    it, or in the working directory, or by the data set of its name.
 
     Args:
         run_config: of the run
         data_root: folder to look up data sets by name in; None for that of the run
 
     Raises:
-        DataError: its weights were imported, so it has no data
+        DataError: its weights were imported, or it was trained on arrays, so it has no data
     """
     table = dict(run_config.values["data"])
     if run_config.origin and not table.get("use"):
@@ -164,22 +165,31 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
             f"{run} was imported from {run_config.origin.get('file')}, so it has no data of its own; name some with "
             f"--data FILE, or train on them: tstk train --init-from {quote(str(run))} --data FILE"
         )
+    if table["use"] == ARRAYS and "estimator" in run_config.input_schema:
+        raise DataError(
+            f"{run_config.run_dir} was trained on arrays, which it does not hold; name data with --data FILE"
+        )
     table["data_root"] = data_root or table.get("data_root")
     notes = []
     for key in ("use", *_SPLIT_OPTIONS):
         parts = table[key].split(",") if isinstance(table.get(key), str) else []
         for i, part in enumerate(parts):
-            if os.path.isabs(part) and not Path(part).exists() and (new_place := _find_moved(part, table["data_root"])):
+            if (
+                os.path.isabs(part)
+                and not Path(part).exists()
+                and (new_place := _find_moved(part, run_config.run_dir, table["data_root"]))
+            ):
                 parts[i] = new_place
                 notes.append(f"{part} is gone; {new_place} of the same name is used instead")
         table[key] = ",".join(parts) if parts else table.get(key)
     return table, notes
 
 
-def _find_moved(path: str, data_root: str | None) -> str | None:
+def _find_moved(path: str, run_dir: Path, data_root: str | None) -> str | None:
     name = Path(path).name
-    if Path(name).exists():
-        return os.path.abspath(name)
+    for place in (run_dir / name, Path(name)):
+        if place.exists():
+            return os.path.abspath(place)
     try:
         return str(next(iter(locate(SPLIT_SUFFIX.sub("", Path(name).stem), data_root).files.values())))
     except TstkError:

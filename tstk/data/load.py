@@ -35,7 +35,9 @@ def load_data(name_or_path: Any = "har-demo", config: DataConfig = DataConfig())
         OptionError: an option cannot take effect on these data
     """
     if not isinstance(name_or_path, str | os.PathLike):
-        return _prepare("data frame", _override_splits("data frame", _read_frame(name_or_path, config), config), config)
+        config.reject("for a data frame, which no file is read for", "reader")
+        name = "data frame"
+        return _prepare(name, _override_splits(name, _read_data_frame(name_or_path, config.roles), config), config)
     name_or_path = os.fspath(name_or_path)
     if name_or_path == SYNTHETIC:
         from tstk.data.synthetic import build_synthetic
@@ -59,28 +61,10 @@ def _load_one(name_or_path: str, config: DataConfig) -> DataModule:
     return _prepare(name, _override_splits(name, _read_files(dataset_files, config.roles), config), config)
 
 
-def _read_frame(frame: Any, config: DataConfig) -> dict[str, SeriesSet | Table]:
-    """Read the columns of a data frame as those of a file."""
-    import pyarrow
+def _read_data_frame(frame: Any, roles: ColumnRoles) -> dict[str, SeriesSet | Table]:
+    from tstk.data.frames import read_frame
 
-    config.reject("for a data frame, which no file is read for", "reader")
-
-    from tstk.data.readers.frame import Frame
-    from tstk.data.readers.interpret import interpret
-
-    try:
-        table = pyarrow.table(frame)
-        while any(pyarrow.types.is_struct(type_) for type_ in table.schema.types):
-            table = table.flatten()
-    except (TypeError, ValueError, pyarrow.ArrowException) as error:
-        raise DataError(
-            f"data: a {type(frame).__name__}, which is no data frame that pyarrow reads ({error})"
-        ) from None
-
-    def locate_row(row: int) -> str:
-        return f"data frame, row {row}"  # counted from 0, as `iloc` does
-
-    data = interpret(Frame(Path("data frame"), table.column_names, table.columns, locate_row), config.roles)
+    data = read_frame(frame, roles)
     return dict(data) if isinstance(data, dict) else {"train": data}
 
 
@@ -161,9 +145,7 @@ def load_split(
     regularize: bool = False,
     include_targets: bool = True,
 ) -> Split:
-    """Read data for a trained model; labels are optional.
-
-    Of a data set with several splits this is the test split; of a table, all rows.
+    """Read data for a trained model, see `read_for_model`, and return them as its splits are.
 
     Args:
         name_or_path: a name, file or folder, as for `load_data`
@@ -178,8 +160,38 @@ def load_split(
         UnknownNameError: no data set has this name
         DataError: the data cannot be read, or do not match the input schema
     """
-    from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
+
+    data = read_for_model(
+        name_or_path, input_schema=input_schema, data_root=data_root, roles=roles, regularize=regularize
+    )
+    return prepare_split(data, input_schema, include_targets)
+
+
+def read_for_model(
+    data_source: Any,
+    *,
+    input_schema: dict[str, Any],
+    data_root: str | None = None,
+    roles: ColumnRoles = ColumnRoles(),
+    regularize: bool = False,
+) -> SeriesSet | Table:
+    """Read data for a trained model; labels are optional.
+
+    Of a data set with several splits this is the test split; of a table, all rows.
+
+    Args:
+        data_source: a name, file or folder, as for `load_data`, or a data frame
+        input_schema: from `DataModule.input_schema` of the training data
+        data_root: folder to search for data sets by name
+        roles: of columns or arrays, where names do not tell
+        regularize: insert missing rows of a table, as in training
+
+    Raises:
+        UnknownNameError: no data set has this name
+        DataError: the data cannot be read, or do not match the input schema
+    """
+    from tstk.data.containers import SeriesSet
     from tstk.data.regularize import check_times
     from tstk.data.segmentation import cut_recordings, table_to_series
     from tstk.data.targets import match_targets
@@ -187,7 +199,11 @@ def load_split(
 
     if input_schema["task"] is not None and input_schema["horizon"] is None and not roles.label_per_sample:
         roles = replace(roles, rows_are_series=True)
-    data = check_times(_read_split(name_or_path, "test", data_root, roles), regularize)
+    if isinstance(data_source, str):
+        data = _read_split(data_source, "test", data_root, roles)
+    else:
+        data = next(iter(_read_data_frame(data_source, roles).values()))
+    data = check_times(data, regularize)
     is_recording = not isinstance(data, SeriesSet) and input_schema["task"] is not None and roles.label_per_sample
     if not isinstance(data, SeriesSet):
         if input_schema["task"] is None:
@@ -201,8 +217,8 @@ def load_split(
         if is_recording:
             data = cut_recordings(data, input_schema["length"], input_schema["length"], 0)
     if data.note:
-        warnings.warn(data.note, DataNoteWarning, stacklevel=2)
-    return prepare_split(data, input_schema, include_targets)
+        warnings.warn(data.note, DataNoteWarning, stacklevel=3)
+    return data
 
 
 def read_splits(

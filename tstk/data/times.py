@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -48,6 +48,7 @@ class TimeFormat:
         zone: time zone in which dates are written, such as "Europe/Berlin"; empty if only an offset is known
         offset: minutes from UTC in which dates are written, of the last row; 0 if they have none
         decimals: digits after the point
+        column: its name
     """
 
     description: str
@@ -56,6 +57,7 @@ class TimeFormat:
     zone: str = ""
     offset: int = 0
     decimals: int = 0
+    column: str = ""
 
     def write(self, values: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> list[str]:
         """Write times as the column does.
@@ -148,12 +150,14 @@ def parse_times(cells: Sequence[str], column: str, locate: Callable[[int], str],
     """
     cells = [cell.strip() for cell in cells]
     if all(map(_ISO.fullmatch, cells)):
-        return _parse_iso(cells, column, locate)
-    if "" in cells:
+        times = _parse_iso(cells, column, locate)
+    elif "" in cells:
         raise DataError(f"{locate(cells.index(''))}: no time in {column!r}; give it one, or remove the row")
-    if all(map(_NUMBER.fullmatch, cells)):
-        return _parse_numbers(cells)
-    return _parse_dates(cells, column, locate, zone)
+    elif all(map(_NUMBER.fullmatch, cells)):
+        times = _parse_numbers(cells)
+    else:
+        times = _parse_dates(cells, column, locate, zone)
+    return replace(times, format=replace(times.format, column=column))
 
 
 def is_date(cell: str) -> bool:
@@ -383,6 +387,14 @@ def continue_times(times: Times, count: int) -> list[str] | None:
         months = (wall_times[-1] + shift).astype("datetime64[M]")
         wall_times = (months + steps).astype(values.dtype) + (wall_times[-1] - months)
     return times.format.write(_to_instants(wall_times, times.format))
+
+
+def continue_rows(times: Times, count: int) -> list[str] | None:
+    """Return the `count` times after the last one, see `continue_times`; those before the last gap need not be even."""
+    if measured := measure_steps(times):
+        counts, _ = measured
+        times = times[int(np.flatnonzero(counts != 1)[-1]) + 1 :]
+    return continue_times(times, count)
 
 
 def _to_instants(wall_times: NDArray[Any], format_: TimeFormat) -> NDArray[Any]:

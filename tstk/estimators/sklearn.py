@@ -5,7 +5,8 @@
 
 `fit` resolves a config from the parameters and trains as `tstk train` does, on arrays instead of files. All options of
 training, pipeline and components are accepted; `fit` raises an error for invalid ones. Series are X [N, T], or
-[N, C, T] with channels, or a list of [C, T_i] if lengths differ; NaN marks a missing sample.
+[N, C, T] with channels, or a list of [C, T_i] if lengths differ; NaN marks a missing sample. Data frames of pandas are
+series too: a row each, or a list of frames or a MultiIndex of series and times, with a row per time.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, RegressorMixin, TransformerMixin
+from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
+from sklearn.metrics import r2_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
+from tstk.config.records import RunConfig
+from tstk.core.frames import is_pandas
 from tstk.core.prediction import map_batches
 from tstk.core.types import Spec
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
-from tstk.data.datasets import WindowDataset
+from tstk.data.containers import to_text
+from tstk.data.datasets import SeriesDataset, WindowDataset
 from tstk.estimators.base import BATCH_SIZE, FLOATS, Array, PipelineEstimator
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import feature_extractor
+from tstk.inference.frames import continue_index, parse_index
 
 __all__ = ["SeriesClassifier", "SeriesForecaster", "SeriesRegressor", "TokenEncoder"]
 
@@ -61,32 +67,73 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         self.tokenizer, self.encoder, self.head, self.epochs, self.seed = tokenizer, encoder, head, epochs, seed
         self._options = options
 
-    def fit(self, X: Any, y: Any) -> SeriesClassifier:
-        """Train on labelled series; a fraction (val_fraction), if not 0, is held out to select the best weights."""
-        if y is None:
-            raise ValueError("requires y to be passed, but the target y is None")
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        groups: Any = None,
+        sample_weight: Any = None,
+        validation: tuple[Any, Any] | None = None,
+    ) -> SeriesClassifier:
+        """Train on labelled series; a fraction (val_fraction), if not 0, is held out to select the best weights.
+
+        Args:
+            X: N series
+            y: [N] labels
+            groups: [N] names, such as persons; no group is both trained on and held out
+            sample_weight: [N] by which the loss of each series is multiplied; their level does not matter
+            validation: series and labels to select the weights by, instead of holding some out
+        """
         x = self._validate_series(X, True)
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        if len(y) != len(x):
-            raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: {len(x)} series, {len(y)} labels"
-            )
+        y = self._validate_labels(y, len(x))
         self.classes_, class_ids = np.unique(y, return_inverse=True)
         config = self._build_config()
-        train, val = self._split_validation(x, torch.from_numpy(class_ids.astype(np.int64)), config)
+        dataset = self._make_dataset(x, torch.from_numpy(class_ids.astype(np.int64)), sample_weight)
+        held_out = None if validation is None else self._validate_validation(validation)
+        train, val = self._split_validation(dataset, config, groups, held_out)
         assert train.y is not None
         counts = tuple(torch.bincount(train.y, minlength=len(self.classes_)).tolist())
-        length = max(x.shape[2], config.values["data"]["length"] or 0)
+        length = max(x.shape[2], config.values["data"]["length"] or 0, val.x.shape[2])
         self._fit_pipeline(
             config,
             Spec(x.shape[1], length, self._task, len(self.classes_), class_counts=counts),
             train,
             val,
             train.x,
+            list(map(to_text, self.classes_)),
         )
-        self.pipeline_.set_input_schema({"classes": self.classes_, "offset": self.offset_})
         return self
+
+    def _validate_labels(self, y: Any, count: int) -> Array:
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None")
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if len(y) != count:
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: {count} series, {len(y)} labels"
+            )
+        return y
+
+    def _validate_validation(self, validation: tuple[Any, Any]) -> SeriesDataset:
+        x = self._validate_series(validation[0], False)
+        y = self._validate_labels(validation[1], len(x))
+        if unknown := sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str):
+            raise ValueError(f"validation has class {unknown[0]!r}, which does not occur in y")
+        return SeriesDataset(x, torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64)))
+
+    def _get_record(self) -> dict[str, Any]:
+        return {**super()._get_record(), "classes": self.classes_.dtype.str}
+
+    def _read_run(self, run_config: RunConfig) -> None:
+        super()._read_run(run_config)
+        dtype = np.dtype(run_config.input_schema.get("estimator", {}).get("classes", "<U"))
+        names = list(self.pipeline_.classes)
+        if dtype.kind == "b":
+            self.classes_ = np.array([name == "True" for name in names])
+        else:
+            self.classes_ = np.array(names, object if dtype.kind == "O" else np.str_).astype(dtype)
 
     def predict_proba(self, X: Any) -> Array:
         """Return class probabilities [N, K]."""
@@ -138,27 +185,65 @@ class SeriesRegressor(RegressorMixin, PipelineEstimator):
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> SeriesRegressor:
-        """Train on series and y [N] or [N, K], NaN where unknown; a fraction (val_fraction) selects the weights."""
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        groups: Any = None,
+        sample_weight: Any = None,
+        validation: tuple[Any, Any] | None = None,
+    ) -> SeriesRegressor:
+        """Train on series and numbers; a fraction (val_fraction) is held out to select the best weights.
+
+        Args:
+            X: N series
+            y: [N] or [N, K] numbers, NaN where unknown
+            groups: [N] names, such as persons; no group is both trained on and held out
+            sample_weight: [N] by which the loss of each series is multiplied; their level does not matter
+            validation: series and numbers to select the weights by, instead of holding some out
+        """
+        x = self._validate_series(X, True)
+        names = getattr(y, "columns", None) if getattr(y, "ndim", 1) == 2 else [getattr(y, "name", None)]
+        targets, self._has_one_target = self._validate_targets(y, len(x))
+        if bool(targets.isnan().all(0).any()):
+            raise ValueError("Input y contains only NaN for a target; give at least one number for each")
+        names = [None] * targets.shape[1] if names is None else names
+        self._target_names = tuple(str(i if name is None else name) for i, name in enumerate(names))
+        config = self._build_config()
+        held_out = None
+        if validation is not None:
+            x_val = self._validate_series(validation[0], False)
+            y_val, _ = self._validate_targets(validation[1], len(x_val))
+            if y_val.shape[1] != targets.shape[1]:
+                raise ValueError(f"validation has {y_val.shape[1]} targets, and y has {targets.shape[1]}")
+            held_out = SeriesDataset(x_val, y_val)
+        train, val = self._split_validation(self._make_dataset(x, targets, sample_weight), config, groups, held_out)
+        length = max(x.shape[2], config.values["data"]["length"] or 0, val.x.shape[2])
+        self._fit_pipeline(config, Spec(x.shape[1], length, self._task, targets.shape[1]), train, val, train.x)
+        return self
+
+    def _validate_targets(self, y: Any, count: int) -> tuple[Tensor, bool]:
+        """Return targets [N, K] float64, and whether they were [N]."""
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
-        x = self._validate_series(X, True)
         y = check_array(y, ensure_2d=False, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        if len(y) != len(x):
+        if len(y) != count:
             raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: {len(x)} series, {len(y)} targets"
+                f"Found input variables with inconsistent numbers of samples: {count} series, {len(y)} targets"
             )
-        self._has_one_target = y.ndim == 1
-        targets = torch.tensor(y.reshape(len(y), -1))
-        if bool(targets.isnan().all(0).any()):
-            raise ValueError("Input y contains only NaN for a target; give at least one number for each")
-        config = self._build_config()
-        train, val = self._split_validation(x, targets, config)
-        length = max(x.shape[2], config.values["data"]["length"] or 0)
-        self._fit_pipeline(config, Spec(x.shape[1], length, self._task, targets.shape[1]), train, val, train.x)
-        return self
+        return torch.tensor(y.reshape(len(y), -1)), y.ndim == 1
+
+    def _get_record(self) -> dict[str, Any]:
+        return {**super()._get_record(), "one_target": self._has_one_target}
+
+    def _read_run(self, run_config: RunConfig) -> None:
+        super()._read_run(run_config)
+        self._target_names = self.pipeline_.target_names
+        record = run_config.input_schema.get("estimator", {})
+        self._has_one_target = bool(record.get("one_target", self.pipeline_.spec.num_outputs == 1))
 
     def predict(self, X: Any) -> Array:
         """Return the predicted numbers, [N] or [N, K] as `y` of `fit`."""
@@ -167,7 +252,7 @@ class SeriesRegressor(RegressorMixin, PipelineEstimator):
         return values[:, 0] if self._has_one_target else values
 
 
-class TokenEncoder(TransformerMixin, PipelineEstimator):
+class TokenEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PipelineEstimator):
     """Self-supervised features of time series.
 
     Args:
@@ -208,21 +293,43 @@ class TokenEncoder(TransformerMixin, PipelineEstimator):
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def fit(self, X: Any, y: Any = None) -> TokenEncoder:
-        """Train on series; `y` is ignored."""
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None, validation: Any = None) -> TokenEncoder:
+        """Train on series; a fraction (val_fraction) is held out to select the best weights.
+
+        Args:
+            X: N series
+            y: ignored
+            groups: [N] names, such as persons; no group is both trained on and held out
+            validation: series to select the weights by, instead of holding some out
+        """
         x = self._validate_series(X, True)
         config = self._build_config()
-        train, val = self._split_validation(x, None, config)
-        length = max(x.shape[2], config.values["data"]["length"] or 0)
+        held_out = None if validation is None else SeriesDataset(self._validate_series(validation, False))
+        train, val = self._split_validation(SeriesDataset(x), config, groups, held_out)
+        length = max(x.shape[2], config.values["data"]["length"] or 0, val.x.shape[2])
         self._fit_pipeline(config, Spec(x.shape[1], length), train, val, train.x)
         return self
 
     def transform(self, X: Any) -> Array:
-        """Return one feature vector per series, [N, W]."""
-        batches = iter_batches(self._validate_new_series(X), BATCH_SIZE, "cpu")
+        """Return one feature vector per series, [N, W]; of a data frame with a MultiIndex, a frame with its ids."""
+        features = self._extract(self._validate_new_series(X))
+        if not (is_pandas(X) and X.index.nlevels > 1):
+            return features
+        import pandas
+
+        return pandas.DataFrame(features, X.index.get_level_values(0).unique(), self.get_feature_names_out())
+
+    def _extract(self, dataset: SeriesDataset) -> Array:
+        batches = iter_batches(dataset, BATCH_SIZE, "cpu")
         extract = feature_extractor(self.pipeline_, self.features, self.pool)  # type: ignore[arg-type]
         with self._pipeline_on_device() as pipeline:
             return map_batches(pipeline, batches, extract).numpy()
+
+    @property
+    def _n_features_out(self) -> int:
+        """Width of the features, which `get_feature_names_out` numbers."""
+        spec = self.pipeline_.spec
+        return self._extract(SeriesDataset(torch.zeros(1, spec.channels, spec.length))).shape[1]
 
 
 class SeriesForecaster(PipelineEstimator):
@@ -259,37 +366,98 @@ class SeriesForecaster(PipelineEstimator):
         self.epochs, self.seed = epochs, seed
         self._options = options
 
-    def fit(self, X: Any, y: Any = None) -> SeriesForecaster:
-        """Train on a table X [T, C]; its last rows (val_fraction) are held out to select the best weights."""
+    def fit(self, X: Any, y: Any = None, *, validation: Any = None) -> SeriesForecaster:
+        """Train on a table; its last rows (val_fraction) are held out to select the best weights.
+
+        Args:
+            X: [T, C], rows are times; a data frame of pandas may have dates as its index
+            y: ignored
+            validation: rows of another table to select the weights by, instead of the last ones
+        """
         table, config = self._validate_table(X, True), self._build_config()
         data = config.values["data"]
-        rows, min_rows = table.shape[1], self.context + self.horizon
+        rows, min_rows, stride = table.shape[1], self.context + self.horizon, data["stride"] or 1
         val_fraction = DEFAULT_VAL_FRACTION if data["val_fraction"] is None else data["val_fraction"]
-        cut = round(rows * (1 - val_fraction))
-        if min(cut, rows - cut + self.context) < min_rows:
+        if validation is not None and data["val_fraction"] is not None:
+            raise ValueError(f"val_fraction={val_fraction} has no effect with validation, which is given; remove one")
+        cut = rows if validation is not None else round(rows * (1 - val_fraction))
+        val_rows = table[:, cut - self.context :] if validation is None else self._validate_table(validation, False)
+        if min(cut, val_rows.shape[1]) < min_rows:
             raise ValueError(
                 f"n_samples = {rows}: context={self.context} and horizon={self.horizon} take {min_rows} rows, both in "
                 "training and in validation; give more rows or shorten one of them"
             )
-        train = WindowDataset(table[:, :cut], self.context, self.horizon, data["stride"] or 1)
-        val = WindowDataset(table[:, cut - self.context :], self.context, self.horizon, data["stride"] or 1)
+        train = WindowDataset(table[:, :cut], self.context, self.horizon, stride)
+        val = WindowDataset(val_rows, self.context, self.horizon, stride)
         spec = Spec(len(table), self.context, self._task, horizon=self.horizon)
         self._fit_pipeline(config, spec, train, val, table[None, :, :cut])
-        self.last_context_ = table[:, -self.context :]
+        self.last_context_ = table[:, -self.context :].numpy()
+        self._last_frame = X.iloc[-self.context :] if is_pandas(X) else None
         return self
 
-    def forecast(self, X: Any = None) -> Array:
-        """Forecast the rows [horizon, C] after the last row of X [T, C], or of the table in `fit`, in its units."""
+    def predict(self, X: Any = None) -> Any:
+        """Forecast the rows [horizon, C] that follow the last row of a table, in its units.
+
+        Args:
+            X: [T, C]; the table of `fit` if None
+
+        Returns:
+            an array; of a data frame, one with its columns, whose index continues that of the frame
+        """
         check_is_fitted(self)
-        table = self.last_context_ if X is None else self._validate_table(X, False)
+        if X is None and not hasattr(self, "last_context_"):
+            raise ValueError("X is None, and an estimator that was loaded does not hold the table of fit; give X")
+        table = torch.from_numpy(self.last_context_) if X is None else self._validate_table(X, False)
         if table.shape[1] < self.context:
             raise ValueError(f"X has {table.shape[1]} rows; expected at least context={self.context}")
         last = WindowDataset(table[:, -self.context :], self.context, 0)
         forecast = self._predict(last).forecast
         assert forecast is not None
-        return forecast[0, :, : self.horizon].T
+        values = forecast[0, :, : self.horizon].T
+        frame = self._last_frame if X is None else X
+        if frame is None or not is_pandas(frame):
+            return values
+        import pandas
+
+        index = continue_index(frame, parse_index(frame), len(values))
+        return pandas.DataFrame(values, index, frame.columns)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return R2 of the forecasts from all windows of a table, as `GridSearchCV` maximizes.
+
+        Args:
+            X: [T, C], at least context + horizon rows
+            y: ignored: the rows to forecast are in X
+            sample_weight: refused
+
+        Returns:
+            1 is perfect, and 0 as good as the mean of the rows to forecast; the mean over channels
+        """
+        check_is_fitted(self)
+        if sample_weight is not None:
+            raise ValueError("sample_weight has no effect on the score of forecasts; leave it out")
+        table, min_rows = self._validate_table(X, False), self.context + self.horizon
+        if table.shape[1] < min_rows:
+            raise ValueError(
+                f"X has {table.shape[1]} rows; context={self.context} and horizon={self.horizon} take {min_rows}: give "
+                "more rows, such as by TimeSeriesSplit(test_size=...)"
+            )
+        windows = WindowDataset(table, self.context, self.horizon)
+        forecast = self._predict(windows).forecast
+        assert forecast is not None
+        truth = self.pipeline_.add_offset(windows.windows[..., self.context :].transpose(0, 1)).numpy()
+        pairs = [(truth[:, c].ravel(), forecast[:, c, : self.horizon].ravel()) for c in range(len(table))]
+        known = [np.isfinite(values) for values, _ in pairs]
+        return float(np.mean([r2_score(t[k], f[k]) for (t, f), k in zip(pairs, known, strict=True)]))
+
+    def _read_run(self, run_config: RunConfig) -> None:
+        super()._read_run(run_config)
+        self.context, self.horizon = self.pipeline_.spec.length, self.pipeline_.spec.horizon or 0
 
     def _validate_table(self, X: Any, reset: bool) -> Tensor:
         """Validate a table X [T, C] and return it as [C, T] float32."""
         X = validate_data(self, X, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan", copy=True)
+        if reset:
+            names = getattr(self, "feature_names_in_", range(X.shape[1]))
+            self.channel_names_ = tuple(map(str, names))
         return self._to_samples(X.T.copy()[None], reset)[0]

@@ -34,7 +34,7 @@ from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
 from tstk.data.identity import locate_run_data
 from tstk.data.lazy_array import LazyArray
 from tstk.data.load import load_data, load_split
-from tstk.data.times import continue_times, measure_steps
+from tstk.data.times import continue_rows
 from tstk.errors import DataError, DataNoteWarning, OptionError, TstkError
 from tstk.evaluation.baselines import score_baselines
 from tstk.evaluation.calibration import parse_rate
@@ -484,9 +484,4 @@ def _infer_future_dates(data: str, data_root: str | None, roles: ColumnRoles, ho
         files = locate(data, data_root).files
         path = files.get("test", next(iter(files.values())))
     times = getattr(read_file(path, roles), "times", None)
-    if times is None:
-        return None
-    if measured := measure_steps(times):  # a gap far back does not matter to what follows
-        counts, _ = measured
-        times = times[int(np.flatnonzero(counts != 1)[-1]) + 1 :]
-    return continue_times(times, horizon)
+    return None if times is None else continue_rows(times, horizon)

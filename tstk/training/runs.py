@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.core.task import Baselines
 from tstk.core.types import Spec
 from tstk.data.data_module import DataModule
+from tstk.data.frames import name_frames, refuse_several_processes, store_frames
 from tstk.data.identity import find_run_data, identify_files, refuse_changed_data, resolve_paths
 from tstk.data.targets import count_classes
 from tstk.errors import CheckpointError, DataError, FileError, TrainingError
@@ -115,6 +117,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     print_fn: Callable[[str], None] = lambda line: None,
     on_ready: Callable[[Pipeline, DataModule], None] | None = None,
+    frames: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunResult:
     """Train a pipeline, select an epoch by validation, score it once on test, and write the run directory.
 
@@ -128,6 +131,7 @@ def train(
         callbacks: in addition to those that the options select
         print_fn: called with each note for the user
         on_ready: called with the pipeline and its data before the first step
+        frames: option of the data -> the data frame in its place, which is stored in the run directory
 
     Raises:
         OptionError: `out` holds a run or other files
@@ -136,11 +140,14 @@ def train(
     start_time = time.time()
     create_callbacks(config.options("train")["callbacks"])  # to refuse unknown names before data are read
     name = _name_run(config)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        refuse_several_processes(frames)
     if not _is_main_process():
         resume_store = ResumeStore(next(suggest_run_dirs(name)) if out is None else Path(out), is_writer=False)
         pipeline, data = prepare_training(config)
         return _fit_and_evaluate(config, resume_store, pipeline, data, command, (), start_time)
-    with create_run_dir(out, name) as run_dir, _report_interrupt(run_dir):
+    with create_run_dir(out, name) as run_dir, _report_interrupt(run_dir), name_frames(frames, run_dir):
+        config = store_frames(config, frames, run_dir)
         pipeline, data = prepare_training(config, print_fn)
         data_files = identify_files(config.values["data"])
         if on_ready:

@@ -28,6 +28,7 @@ class CrossEntropy(Loss):
     target_types = ("class", "sample-class")
     consumes = "head"
     default_tokenizer = "inception"
+    weights_series = True
     weight: Tensor
 
     def __init__(self, spec: Spec, *, smoothing: Fraction = 0.0, hide: Fraction = 0.0, balanced: bool = False) -> None:
@@ -63,4 +64,6 @@ class CrossEntropy(Loss):
             label_smoothing=self.smoothing,
             ignore_index=-1 if has_indices else -100,  # torch refuses others with class probabilities
         )
+        if step_output.weight is not None:
+            losses = losses * step_output.weight.view(-1, *[1] * (losses.ndim - 1))
         return {"cross_entropy": masked_mean(losses, targets >= 0 if has_indices else targets.sum(1) > 0)}

@@ -18,6 +18,7 @@ class RegressionLoss(Loss):
     target_types = ("numbers",)
     consumes = "head"
     default_tokenizer = "inception"
+    weights_series = True
     term: str
 
     def compute_errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -31,6 +32,8 @@ class RegressionLoss(Loss):
         known = step_output.targets.isfinite()
         targets = step_output.targets.nan_to_num().to(step_output.head_output.dtype)
         errors = self.compute_errors(step_output.head_output, targets)
+        if step_output.weight is not None:
+            errors = errors * step_output.weight[:, None]
         return {self.term: masked_mean(errors, known)}
 
 

@@ -1,0 +1,161 @@
+"""Estimators take data frames of pandas, groups, weights and validation data, and give frames where they got some."""
+
+import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
+
+from tstk.errors import OptionError
+from tstk.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
+
+pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+
+TINY = {"tokenizer": "patch", "tokenizer__dim": 8, "tokenizer__window": 4, "encoder__dim": 8, "encoder__depth": 1}
+TINY |= {"encoder__heads": 2, "threads": 1, "device": "cpu"}
+DRAW = np.random.default_rng(0)
+SERIES = DRAW.normal(size=(8, 2, 12))
+
+
+def make_panel(ids):
+    """Return the series as a frame with a row per sample, of an index of ids and times."""
+    frames = {name: pandas.DataFrame(series.T, columns=["u", "v"]) for name, series in zip(ids, SERIES, strict=True)}
+    return pandas.concat(frames, names=["case", "time"])
+
+
+def make_table(length=60):
+    """Return a frame over days."""
+    days = pandas.date_range("2024-02-20", periods=length, freq="D", name="day")
+    return pandas.DataFrame({"load": np.sin(np.arange(length)), "price": DRAW.normal(size=length)}, days)
+
+
+def test_a_multiindex_is_a_series_for_each_id_in_its_order():
+    ids, y = list("hgfedcba"), np.arange(8) % 2
+    from_frame = SeriesClassifier(steps=2, **TINY).fit(make_panel(ids), pandas.Series(y))
+    from_arrays = SeriesClassifier(steps=2, **TINY).fit(SERIES, y)
+    np.testing.assert_array_equal(from_frame.predict_proba(make_panel(ids)), from_arrays.predict_proba(SERIES))
+    with pytest.raises(ValueError, match="X has 3 levels in its index; expected two"):
+        from_frame.predict(pandas.concat({"more": make_panel(ids)}))
+
+
+def test_features_have_names_and_come_out_as_frames_with_the_index_of_the_rows():
+    wide = pandas.DataFrame(SERIES[:, 0], [f"p{i}" for i in range(8)], [f"t{i}" for i in range(12)])
+    encoder = TokenEncoder(steps=1, **TINY).set_output(transform="pandas")
+    features = encoder.fit_transform(wide)
+    assert list(features.columns) == [f"tokenencoder{i}" for i in range(8)] == list(encoder.get_feature_names_out())
+    assert features.index.equals(wide.index)
+    panel = make_panel("abcdefgh")
+    features = TokenEncoder(steps=1, pool="statistics", **TINY).fit(panel).transform(panel)
+    assert features.index.equals(pandas.Index(list("abcdefgh"), name="case"))
+    assert features.shape == (8, 16)
+
+
+@pytest.mark.parametrize("estimator", [SeriesClassifier, SeriesRegressor])
+def test_weights_of_series_change_what_is_learned_and_their_level_does_not_matter(estimator):
+    y = np.arange(8) % 2
+    options = {"steps": 20, "batch_size": 8, "augment": "off", "val_fraction": 0.0, "standardize": "none", **TINY}
+    options |= {"encoder__dropout": 0.0}
+    weights = np.array([1, 0, 1, 0, 1, 0, 1, 1])
+    models = {
+        "equal": estimator(**options).fit(SERIES, y, sample_weight=np.full(8, 7.0)),
+        "none": estimator(**options).fit(SERIES, y),
+        "weighted": estimator(**options).fit(SERIES, y, sample_weight=weights),
+        "scaled": estimator(**options).fit(SERIES, y, sample_weight=weights * 3),
+    }
+    outputs = {name: model._predict(model._validate_new_series(SERIES)) for name, model in models.items()}
+    values = {name: o.values if o.probabilities is None else o.probabilities for name, o in outputs.items()}
+    np.testing.assert_array_equal(values["equal"], values["none"])
+    np.testing.assert_allclose(values["weighted"], values["scaled"], atol=1e-6)
+    assert np.abs(values["weighted"] - values["none"]).max() > 1e-3
+
+
+def test_the_gradient_of_weighted_series_is_that_of_repeated_ones():
+    import torch
+
+    import tstk
+
+    spec = tstk.Spec(2, 12, "classification", 3)
+    options = {name: value for name, value in TINY.items() if name not in ("threads", "device")}
+    pipeline = tstk.build({"head": "linear"}, spec, **options).eval()
+    x, y = torch.from_numpy(SERIES[:3]).float(), torch.tensor([0, 1, 2])
+    rows = torch.tensor([0, 0, 2])
+    gradients = []
+    for series in (
+        tstk.Series(x, y=y, sample_id=torch.arange(3), weight=torch.tensor([2.0, 0.0, 1.0])),
+        tstk.Series(x[rows], y=y[rows], sample_id=rows),
+    ):
+        pipeline.zero_grad()
+        pipeline(series).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in pipeline.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_group_is_trained_on_or_held_out(monkeypatch):
+    seen = []
+    monkeypatch.setattr("tstk.estimators.base.fit", lambda pipeline, data, *_: seen.append(data) or Exception())
+    for estimator in (SeriesClassifier, SeriesRegressor, TokenEncoder):
+        with pytest.raises(AttributeError):
+            estimator(**TINY).fit(SERIES, np.arange(8) % 2, groups=list("aabbccdd"))
+    for data in seen:
+        assert len(data.train) + len(data.val) == 8
+        assert data.val.groups
+        assert not set(data.train.groups) & set(data.val.groups)
+
+
+def test_validation_data_are_not_trained_on(monkeypatch):
+    seen = []
+    monkeypatch.setattr("tstk.estimators.base.fit", lambda pipeline, data, *_: seen.append(data) or Exception())
+    held_out = (SERIES[:2], np.array(["b", "a"]))
+    with pytest.raises(AttributeError):
+        SeriesClassifier(**TINY).fit(SERIES[2:], np.array(list("ababab")), validation=held_out)
+    with pytest.raises(AttributeError):
+        SeriesForecaster(6, 2, **TINY).fit(make_table(20), validation=make_table(9))
+    assert [len(seen[0].train), seen[0].val.y.tolist()] == [6, [1, 0]]
+    assert [len(seen[1].train), len(seen[1].val)] == [13, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({"val_fraction": 0.0}, {"groups": list("aabbccdd")}, "groups has no effect: val_fraction=0 holds nothing out"),
+        ({}, {"groups": ["a"] * 8}, "groups has no effect: there is only one"),
+        ({}, {"groups": ["a"]}, "1 groups for 8 series"),
+        (
+            {"val_fraction": 0.2},
+            {"validation": (SERIES, [0, 1] * 4)},
+            "has no effect with validation",
+        ),
+        ({}, {"validation": (SERIES, [0, 2] * 4)}, "validation has class 2, which does not occur in y"),
+        ({}, {"sample_weight": [-1.0] * 8}, "Negative values in data passed to `sample_weight`"),
+        ({"mixup": 0.2}, {"sample_weight": [1.0] * 8}, r"mixup=0\.2 mixes series, which then have no sample_weight"),
+    ],
+)
+def test_what_fit_cannot_use_is_refused(options, given, message):
+    with pytest.raises((ValueError, OptionError), match=message):
+        SeriesClassifier(steps=1, **options, **TINY).fit(SERIES, [0, 1] * 4, **given)
+
+
+def test_forecasts_of_a_frame_continue_its_dates():
+    table = make_table()
+    model = SeriesForecaster(12, 4, steps=2, **TINY).fit(table)
+    forecast = model.predict()
+    assert list(forecast.columns) == ["load", "price"]
+    assert forecast.index.equals(pandas.date_range("2024-04-20", periods=4, freq="D", name="day"))
+    pandas.testing.assert_frame_equal(model.predict(table), forecast)
+    assert model.predict(table.iloc[:-1]).index[0] == table.index[-1]
+    in_arrays = SeriesForecaster(12, 4, steps=2, **TINY).fit(table.to_numpy())
+    np.testing.assert_allclose(in_arrays.predict(), forecast)
+
+
+def test_a_grid_of_forecasters_is_searched_in_the_order_of_time():
+    table = make_table()
+    search = GridSearchCV(
+        SeriesForecaster(6, 2, steps=2, **TINY), {"encoder__depth": [1, 2]}, cv=TimeSeriesSplit(2, test_size=14)
+    )
+    search.fit(table)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    model, rows = search.best_estimator_, table.iloc[-9:]
+    truth = np.stack([rows.iloc[6 + i : 8 + i].to_numpy() for i in range(2)])
+    forecasts = np.stack([model.predict(rows.iloc[i : 6 + i]).to_numpy() for i in range(2)])
+    errors = ((truth - forecasts) ** 2).sum((0, 1)) / ((truth - truth.mean((0, 1))) ** 2).sum((0, 1))
+    assert model.score(rows) == pytest.approx(np.mean(1 - errors), abs=1e-5)
+    with pytest.raises(ValueError, match=r"X has 7 rows; context=6 and horizon=2 take 8.*TimeSeriesSplit\(test_size"):
+        model.score(rows.iloc[:7])

@@ -1,0 +1,216 @@
+"""Estimators for sktime that wrap those of `tstk.sklearn`, with sktime's containers of data.
+
+    from tstk.estimators.sktime import SktimeForecaster
+    from tstk.sklearn import SeriesForecaster
+    SktimeForecaster(SeriesForecaster(context=48, head="forecast")).fit(y, fh=range(1, 13)).predict()
+
+Options belong to the wrapped estimator; `set_params` sets them as `estimator__encoder__depth`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sktime.classification.base import BaseClassifier
+from sktime.forecasting.base import BaseForecaster
+from sktime.regression.base import BaseRegressor
+from sktime.transformations.base import BaseTransformer
+
+from tstk.estimators.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
+
+__all__ = ["SktimeClassifier", "SktimeEncoder", "SktimeForecaster", "SktimeRegressor"]
+
+PANEL_TAGS = {
+    "X_inner_mtype": ["df-list", "numpy3D"],
+    "capability:multivariate": True,
+    "capability:unequal_length": True,
+    "capability:missing_values": True,
+    "python_dependencies": "torch",
+}
+TEST_PARAMS: dict[str, Any] = {
+    "tokenizer__dim": 8,
+    "encoder__dim": 8,
+    "encoder__depth": 1,
+    "encoder__heads": 2,
+    "steps": 2,
+    "threads": 1,
+    "device": "cpu",
+}
+"""Parameters of a small estimator for sktime's own checks."""
+
+
+class SktimeClassifier(BaseClassifier):
+    """Classifier of time series.
+
+    Args:
+        estimator: unfitted estimator to wrap; a `SeriesClassifier` with defaults if None
+
+    Examples:
+        >>> from sktime.datasets import load_unit_test
+        >>> from tstk.estimators.sktime import SktimeClassifier
+        >>> from tstk.sklearn import SeriesClassifier
+        >>> X, y = load_unit_test("train")
+        >>> classifier = SktimeClassifier(SeriesClassifier(encoder__depth=1, steps=5)).fit(X, y)
+        >>> classifier.predict(X).shape
+        (20,)
+    """
+
+    _tags = {**PANEL_TAGS, "y_inner_mtype": "numpy1D", "capability:predict_proba": True}
+
+    def __init__(self, estimator: SeriesClassifier | None = None) -> None:
+        self.estimator = estimator
+        super().__init__()
+
+    def _fit(self, X: Any, y: NDArray[Any]) -> SktimeClassifier:
+        self.estimator_ = clone(self.estimator or SeriesClassifier()).fit(X, y)
+        return self
+
+    def _predict(self, X: Any) -> NDArray[Any]:
+        return self.estimator_.predict(X)
+
+    def _predict_proba(self, X: Any) -> NDArray[np.float64]:
+        return self.estimator_.predict_proba(X)
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """Return the parameters of small estimators, for sktime's checks."""
+        return [{"estimator": SeriesClassifier(**TEST_PARAMS, length=length)} for length in (64, 100)]
+
+
+class SktimeRegressor(BaseRegressor):
+    """Regressor of time series: one number per series.
+
+    Args:
+        estimator: unfitted estimator to wrap; a `SeriesRegressor` with defaults if None
+
+    Examples:
+        >>> from sktime.datasets import load_unit_test
+        >>> from tstk.estimators.sktime import SktimeRegressor
+        >>> from tstk.sklearn import SeriesRegressor
+        >>> X, y = load_unit_test("train")
+        >>> regressor = SktimeRegressor(SeriesRegressor(encoder__depth=1, steps=5)).fit(X, y.astype(float))
+        >>> regressor.predict(X).shape
+        (20,)
+    """
+
+    _tags = {**PANEL_TAGS, "y_inner_mtype": "numpy1D"}
+
+    def __init__(self, estimator: SeriesRegressor | None = None) -> None:
+        self.estimator = estimator
+        super().__init__()
+
+    def _fit(self, X: Any, y: NDArray[Any]) -> SktimeRegressor:
+        self.estimator_ = clone(self.estimator or SeriesRegressor()).fit(X, y)
+        return self
+
+    def _predict(self, X: Any) -> NDArray[Any]:
+        return self.estimator_.predict(X)
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """Return the parameters of small estimators, for sktime's checks."""
+        return [{"estimator": SeriesRegressor(**TEST_PARAMS, length=length)} for length in (64, 100)]
+
+
+class SktimeEncoder(BaseTransformer):
+    """Self-supervised features of time series, one row per series.
+
+    Args:
+        estimator: unfitted estimator to wrap; a `TokenEncoder` with defaults if None
+
+    Examples:
+        >>> from sktime.datasets import load_unit_test
+        >>> from tstk.estimators.sktime import SktimeEncoder
+        >>> from tstk.sklearn import TokenEncoder
+        >>> X, _ = load_unit_test("train")
+        >>> SktimeEncoder(TokenEncoder(encoder__dim=16, encoder__depth=1, steps=5)).fit_transform(X).shape
+        (20, 16)
+    """
+
+    _tags = {
+        **PANEL_TAGS,
+        "scitype:transform-input": "Series",
+        "scitype:transform-output": "Primitives",
+        "scitype:instancewise": False,
+        "y_inner_mtype": "None",
+        "fit_is_empty": False,
+    }
+
+    def __init__(self, estimator: TokenEncoder | None = None) -> None:
+        self.estimator = estimator
+        super().__init__()
+
+    def _fit(self, X: Any, y: Any = None) -> SktimeEncoder:
+        self.estimator_ = clone(self.estimator or TokenEncoder()).fit(X)
+        return self
+
+    def _transform(self, X: Any, y: Any = None) -> Any:
+        import pandas
+
+        return pandas.DataFrame(self.estimator_.transform(X), columns=self.estimator_.get_feature_names_out())
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """Return the parameters of small estimators, for sktime's checks."""
+        return [{"estimator": TokenEncoder(**TEST_PARAMS, length=n, val_fraction=0.0)} for n in (64, 100)]
+
+
+class SktimeForecaster(BaseForecaster):
+    """Forecaster of one series, of one or several variables.
+
+    The forecasting horizon is given to `fit`, whose largest step is the horizon of the wrapped estimator. `update` with
+    `update_params=False` forecasts from the new rows without training.
+
+    Args:
+        estimator: unfitted estimator to wrap; a `SeriesForecaster` with defaults if None
+
+    Examples:
+        >>> from sktime.datasets import load_airline
+        >>> from tstk.estimators.sktime import SktimeForecaster
+        >>> from tstk.sklearn import SeriesForecaster
+        >>> y = load_airline()
+        >>> forecaster = SktimeForecaster(SeriesForecaster(context=24, encoder__depth=1, steps=5))
+        >>> forecaster.fit(y, fh=[1, 3]).predict().index.tolist()
+        [Period('1961-01', 'M'), Period('1961-03', 'M')]
+    """
+
+    _tags = {
+        "scitype:y": "both",
+        "y_inner_mtype": "pd.DataFrame",
+        "X_inner_mtype": "pd.DataFrame",
+        "requires-fh-in-fit": True,
+        "capability:exogenous": False,
+        "capability:missing_values": True,
+        "capability:insample": False,
+        "python_dependencies": "torch",
+    }
+
+    def __init__(self, estimator: SeriesForecaster | None = None) -> None:
+        self.estimator = estimator
+        super().__init__()
+        self.set_config(remember_data=True)  # forecasts begin at the last row, which `update` adds to
+
+    def _fit(self, y: Any, X: Any = None, fh: Any = None) -> SktimeForecaster:
+        steps = self._get_steps(fh)
+        estimator = clone(self.estimator or SeriesForecaster()).set_params(horizon=int(steps.max()))
+        self.estimator_ = estimator.fit(y.to_numpy(np.float64))
+        return self
+
+    def _predict(self, fh: Any, X: Any = None) -> Any:
+        import pandas
+
+        forecast = self.estimator_.predict(self._y.to_numpy(np.float64))
+        index = fh.to_absolute_index(self.cutoff)
+        return pandas.DataFrame(forecast[self._get_steps(fh) - 1], index, self._y.columns)
+
+    def _get_steps(self, fh: Any) -> NDArray[np.int64]:
+        """Return the steps of a forecasting horizon after the last row, from 1."""
+        return np.asarray(fh.to_relative(self.cutoff).to_numpy(), np.int64)
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """Return the parameters of small estimators, for sktime's checks."""
+        return [{"estimator": SeriesForecaster(**TEST_PARAMS, context=context, val_fraction=0.4)} for context in (4, 6)]

@@ -1,0 +1,278 @@
+"""`tstk.load`: the pipeline of a run, which takes data frames of pandas as `tstk.fit` does, and returns some.
+
+A frame is read like the training data: by the options of the run, by the names of its columns, and by its index.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tstk.config.records import RunConfig
+from tstk.core.frames import frames_to_array
+from tstk.core.pipeline import Pipeline, Pooling
+from tstk.core.prediction import Prediction, iter_series, map_batches, predict_batches
+from tstk.core.types import Split
+from tstk.data.containers import SeriesSet, Table, to_text
+from tstk.data.data_module import compute_mean_std
+from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
+from tstk.data.frames import SOURCE, to_arrow
+from tstk.data.load import read_for_model
+from tstk.data.prepare import prepare_split
+from tstk.data.readers.frame import Frame
+from tstk.data.times import Times, continue_rows
+from tstk.errors import DataError, DataNoteWarning
+from tstk.evaluation.evaluate import iter_batches
+from tstk.inference.recordings import get_data_options, warn_of_other_scale
+from tstk.runs import checkpoint
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def load(run_dir: str | Path, **components: type | str) -> Pipeline:
+    """Return the trained pipeline of a run, in eval mode, on the CPU.
+
+    Its `predict` and `embed` take data frames of pandas too.
+
+    Args:
+        run_dir: its directory, or a run in the package (pretrained/small) or on the hub (hf://owner/name)
+        components: the classes of components that belong to no plugin, or their import paths: `encoder=MyEncoder`
+
+    Raises:
+        CheckpointError: the run is damaged, not written by tstk, or needs a plugin or a class that is not there
+    """
+    pipeline = checkpoint.load(run_dir, **components)
+    pipeline.data_frames = RunDataFrames(RunConfig.read(run_dir))
+    return pipeline
+
+
+@dataclass(frozen=True)
+class RunDataFrames:
+    """Reads data frames as the data of a run, and returns its predictions as data frames.
+
+    Args:
+        run_config: of the run
+    """
+
+    run_config: RunConfig
+
+    def predict(
+        self, pipeline: Pipeline, frame: pandas.DataFrame, *, batch_size: int, horizon: int | None
+    ) -> pandas.DataFrame:
+        """Predict the series of a frame, or forecast the rows that follow its last one, of each id if there are ids.
+
+        Args:
+            pipeline: that of the run
+            frame: of pandas
+            batch_size: series at a time
+            horizon: rows to forecast, that of the run if None
+        """
+        if self._is_one_series(pipeline, frame):
+            x = frames_to_array([frame], pipeline.channel_names)
+            return _to_frame(predict_batches(pipeline, iter_series(x, pipeline, 1), source=SOURCE), None)
+        data = self._read(pipeline, frame)
+        if pipeline.spec.horizon is not None:
+            return self._forecast(pipeline, frame, data, horizon)
+        split = self._prepare(pipeline, data)
+        prediction = predict_batches(
+            pipeline, iter_batches(split, batch_size, "cpu"), source=SOURCE, name_series=partial(name_series, split)
+        )
+        return _to_frame(prediction, _get_index(frame, split))
+
+    def embed(
+        self, pipeline: Pipeline, frame: pandas.DataFrame, pooling: Pooling, *, batch_size: int
+    ) -> pandas.DataFrame:
+        """Compute one feature vector per series of a frame, or per window of a table: columns `embedding0`, ...
+
+        Args:
+            pipeline: that of the run
+            frame: of pandas
+            pooling: how encoded tokens are reduced to one vector
+            batch_size: series at a time
+        """
+        import pandas
+
+        index, name = None, None
+        if self._is_one_series(pipeline, frame):
+            batches = iter_series(frames_to_array([frame], pipeline.channel_names), pipeline, 1)
+        else:
+            split = self._prepare(pipeline, self._read(pipeline, frame))
+            batches = iter_batches(split, batch_size, "cpu")
+            index, name = _get_index(frame, split), partial(name_series, split)
+        options = {} if name is None else {"name_series": name}
+        vectors = map_batches(
+            pipeline,
+            batches,
+            lambda series: pipeline.embed_batch(series.replace(y=None), pooling),
+            source=SOURCE,
+            **options,
+        ).numpy()
+        return pandas.DataFrame(vectors, index, [f"embedding{i}" for i in range(vectors.shape[1])])
+
+    def _is_one_series(self, pipeline: Pipeline, frame: pandas.DataFrame) -> bool:
+        """Return whether a frame is one series to classify or embed: its columns are the channels."""
+        is_table = pipeline.spec.horizon is not None or self.run_config.input_schema.get("cut_length")
+        names = pipeline.channel_names
+        has_names = names != tuple(map(str, range(len(names))))
+        return not is_table and has_names and frame.index.nlevels == 1 and tuple(map(str, frame.columns)) == names
+
+    def _read(self, pipeline: Pipeline, frame: pandas.DataFrame) -> SeriesSet | Table:
+        """Read a frame by the options of the run and by its index."""
+        roles, regularize = get_data_options(self.run_config, SOURCE)
+        table, index_roles = to_arrow(frame)
+        roles = index_roles.complete(roles, table.column_names)
+        channels = pipeline.channel_names
+        if pipeline.spec.horizon is not None and set(channels) <= set(table.column_names):
+            roles = replace(roles, channels=channels)  # in the order of training, without others
+        return read_for_model(frame, input_schema=self._get_schema(pipeline), roles=roles, regularize=regularize)
+
+    def _get_schema(self, pipeline: Pipeline) -> dict[str, Any]:
+        return {**self.run_config.input_schema, "any_length": pipeline.tokenizer.accepts_any_length}
+
+    def _prepare(self, pipeline: Pipeline, data: SeriesSet | Table) -> Split:
+        """Return data as the pipeline takes them; set its channels if it takes any, else warn of another scale."""
+        split = prepare_split(data, self._get_schema(pipeline), include_targets=False)
+        assert isinstance(split, SeriesDataset | WindowDataset)
+        x = split.table[None] if isinstance(split, WindowDataset) else split.x
+        if self.run_config.split_channels:
+            pipeline.set_channels(*compute_mean_std(x))
+        else:
+            warn_of_other_scale(pipeline, self.run_config, x, SOURCE)
+        return split
+
+    def _forecast(
+        self, pipeline: Pipeline, frame: pandas.DataFrame, data: SeriesSet | Table, horizon: int | None
+    ) -> pandas.DataFrame:
+        """Forecast what follows a table, or each series of a set that has ids."""
+        import pandas
+
+        tables = {"": data} if isinstance(data, Table) else _split_series(data)
+        splits = [self._prepare(pipeline, table) for table in tables.values()]
+        last_windows = (split.batch(torch.tensor([len(split) - 1])) for split in splits)
+        names = list(tables)
+        forecast = predict_batches(
+            pipeline,
+            last_windows,
+            horizon,
+            pipeline.loss.default_num_samples,
+            source=SOURCE,
+            name_series=lambda i: f"id {names[i]!r}" if names[i] else "the last window",
+        ).forecast
+        assert forecast is not None
+        channels = list(pipeline.channel_names)
+        frames = [
+            pandas.DataFrame(values.T, continue_index(frame, table.times, values.shape[1]), channels)
+            for values, table in zip(forecast, tables.values(), strict=True)
+        ]
+        if isinstance(data, Table):
+            return frames[0]
+        ids = _find_labels(frame, names)
+        return pandas.concat(frames, keys=ids, names=[ids.name, frames[0].index.name])
+
+
+def _split_series(series_set: SeriesSet) -> dict[str, Table]:
+    """Return id -> its series as a table.
+
+    Raises:
+        DataError: the series are rows, not tables
+    """
+    if series_set.times is None or series_set.ids is None:
+        raise DataError(f"{SOURCE}: this is a set of series without times, but the model was trained on a table")
+    return {
+        name: Table(x[:, : len(times.values)].T, SOURCE, series_set.channels, times)
+        for name, x, times in zip(series_set.ids, series_set.x, series_set.times, strict=True)
+    }
+
+
+def _to_frame(prediction: Prediction, index: Any) -> pandas.DataFrame:
+    """Return predictions with a row per series: the class and its probabilities, or numbers."""
+    import pandas
+
+    if prediction.values is not None:
+        return pandas.DataFrame(prediction.values, index, list(prediction.target_names))
+    assert prediction.labels is not None
+    assert prediction.probabilities is not None
+    if prediction.labels.ndim == 2:
+        raise DataError(f"{SOURCE}: classes of samples are no row per series; give an array [N, C, T]")
+    columns = {"predicted": prediction.labels}
+    names = [f"probability {name}" for name in prediction.classes]
+    columns |= dict(zip(names, prediction.probabilities.T, strict=True))
+    return pandas.DataFrame(columns, index)
+
+
+def _get_index(frame: pandas.DataFrame, split: Split) -> Any:
+    """Return the ids of series that are spread over rows, or the labels of the rows at which they begin."""
+    if split.ids is not None and isinstance(split, SeriesDataset) and len(split) < len(frame):
+        return _find_labels(frame, split.ids)
+    return frame.index if split.rows is None else frame.index[split.rows.numpy()]
+
+
+def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
+    """Return ids as the index or a column of a frame has them, with its name and type."""
+    import pandas
+
+    levels = [frame.index.get_level_values(i) for i in range(frame.index.nlevels)]
+    for values in (*levels, *(pandas.Index(frame[name]) for name in frame.columns)):
+        labels = values.unique()
+        if len(labels) == len(ids) and [to_text(label) for label in labels] == ids:
+            return labels
+    return pandas.Index(ids, name="id")
+
+
+def parse_index(frame: pandas.DataFrame) -> Times | None:
+    """Return the times of an index of dates, periods or durations; None if it is another."""
+    level = frame.index
+    if level.nlevels > 1 or (level.dtype.kind not in "mM" and not hasattr(level, "to_timestamp")):
+        return None
+    table, _ = to_arrow(frame.iloc[:, :0])
+    read = Frame(Path(SOURCE), table.column_names, table.columns, lambda row: f"{SOURCE}, row {row}")
+    return read.get_times(0)
+
+
+def continue_index(frame: pandas.DataFrame, times: Times | None, count: int) -> pandas.Index:
+    """Return labels that follow those of the rows of a frame over time.
+
+    Args:
+        frame: of pandas
+        times: of its rows, if it has them
+        count: of the labels
+
+    Returns:
+        an index of the type and name of the times; numbers from 1 if they are not evenly spaced, as a warning says
+    """
+    import pandas
+
+    if times is None:
+        index = frame.index
+        if isinstance(index, pandas.RangeIndex):
+            return pandas.RangeIndex(index.stop, index.stop + count * index.step, index.step, name=index.name)
+        return pandas.RangeIndex(1, count + 1, name="step")
+    dates, name = continue_rows(times, count), times.format.column
+    if dates is None:
+        warnings.warn(
+            f"{SOURCE}: the times in {name!r} are not evenly spaced, so rows of the forecast are numbered from 1; "
+            "frame.asfreq(...) makes them even",
+            DataNoteWarning,
+            stacklevel=5,
+        )
+        return pandas.RangeIndex(1, count + 1, name="step")
+    levels = [frame.index.get_level_values(i) for i in range(frame.index.nlevels)]
+    named = {"time" if level.name is None else str(level.name): level for level in levels}
+    known = named[name] if name in named else pandas.Index(frame[name])
+    if isinstance(known, pandas.PeriodIndex):
+        return pandas.period_range(known[-1] + 1, periods=count, name=known.name)
+    if known.dtype.kind == "M":
+        zone = getattr(known, "tz", None)
+        index = pandas.DatetimeIndex(pandas.to_datetime(dates, utc=zone is not None), name=known.name)
+        index = (index.tz_convert(zone) if zone is not None else index).as_unit(known.unit)
+        return pandas.DatetimeIndex(index, freq="infer") if count > 2 else index
+    if known.dtype.kind == "m":
+        return pandas.to_timedelta(pandas.to_numeric(dates), unit="s").rename(known.name)
+    numbers = pandas.Index(dates if known.dtype.kind not in "iuf" else pandas.to_numeric(dates), name=known.name)
+    return numbers.astype(known.dtype)
