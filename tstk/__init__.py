@@ -80,8 +80,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version(CORE_DISTRIBUTION)
-    if name == "sklearn":
-        return import_module("tstk.sklearn")
+    if name in ("plot", "sklearn"):
+        return import_module(f"tstk.{name}")
     if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module 'tstk' has no attribute {name!r}")
     return getattr(import_module(_MODULE_BY_NAME[name]), name)

@@ -21,6 +21,7 @@ from tstk.core.rng import SampleRNG
 from tstk.data import load_data
 from tstk.errors import CheckpointError, TstkError
 from tstk.evaluation.classification import score_probabilities
+from tstk.plot.reconstructions import find_masked_samples, reconstruct_masked_tokens
 from tstk.report import classes, load_context, predictions, write_report
 from tstk.report.page import Section
 from tstk.runs.checkpoint import load
@@ -203,8 +204,8 @@ def test_masked_samples_are_those_of_masked_tokens_and_only_they_are_predicted(n
     with torch.no_grad():
         output = context.pipeline(series, SampleRNG(0, 0, series.sample_id))
         hidden, reconstruction = (
-            predictions._find_masked_samples(context, output),
-            predictions._reconstruct_series(context, output),
+            find_masked_samples(context.pipeline, output),
+            reconstruct_masked_tokens(context.pipeline, output),
         )
     rows, _, length = output.series.x.shape
     answered = output.predictions.unflatten(-1, (-1, 4))
@@ -224,7 +225,7 @@ def test_nothing_is_drawn_beyond_the_end_of_a_series(masked, monkeypatch):
     monkeypatch.setattr(predictions, "render_panel", lambda title, alt, draw: drawn.append((title, draw)) or "")
     context = load_context(masked)
     predictions.render_masked_reconstructions(context)
-    ends = {f"series {row + 1}": context.split.lengths[row] for row in context.sample_rows(3).tolist()}
+    ends = {f"series {row}": context.split.lengths[row] for row in context.sample_rows(3).tolist()}
     assert len(set(ends.values())) > 1
     for title, draw in drawn:
         draw(axes := Figure().subplots())

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tstk.errors import TstkError, escape_control_characters
-from tstk.plugins.distribution import format_install_command
+from tstk.errors import escape_control_characters
+from tstk.plot.style import STYLE, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +57,6 @@ pre { margin: 0 0 1rem; padding: .75rem 1rem; background: var(--soft); border: 1
   white-space: pre-wrap; overflow-wrap: anywhere; }
 @media print { h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
 """
-
-BLUE, ORANGE, INK, DIM = "#2563a8", "#d9722b", "#1d2330", "#98a2b3"
 
 
 @dataclass
@@ -167,30 +165,12 @@ def render_image(
     Raises:
         TstkError: matplotlib is not installed
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-        from matplotlib.text import Text
-    except ModuleNotFoundError as e:
-        raise TstkError(f"figures need {e.name}, which is not installed: {format_install_command('plot')}") from e
-    style: Any = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": DIM,
-        "axes.labelcolor": "#667085",
-        "xtick.color": "#667085",
-        "ytick.color": "#667085",
-        "axes.grid": True,
-        "grid.color": "#eceff3",
-        "axes.axisbelow": True,
-        "lines.linewidth": 1.4,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "axes.formatter.limits": (-3, 4),
-        "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    }
-    with rc_context(style | (rc_params or {})):
+    require_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    with rc_context(STYLE | (rc_params or {})):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         for text in figure.findobj(Text):  # names with control characters; they are not XML, and no font has them

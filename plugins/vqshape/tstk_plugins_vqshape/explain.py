@@ -17,8 +17,9 @@ from torch import Tensor
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Split, Tokens
 from tstk.errors import DataError, IncompatibleError
+from tstk.plot.style import BLUE, DIM, INK, ORANGE
 from tstk.report.context import RunContext
-from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, render_figure, render_paragraph
+from tstk.report.page import Section, render_figure, render_paragraph
 from tstk_plugins_vqshape.tokenizer import VQShape
 
 if TYPE_CHECKING:
