@@ -136,6 +136,7 @@ _COMMANDS = {
     "bench": "Compare methods over data sets and seeds",
     "codebook": "Plot the codes of a run and their usage",
     "report": "Write an HTML report of a run",
+    "plot": "Write a figure of a run: forecasts, tokens, codes, ...",
     "push": "Share a run on the Hugging Face hub",
     "list": "List components by kind",
     "show": "Show a component's options, shapes and paper",

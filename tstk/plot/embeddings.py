@@ -28,14 +28,14 @@ class Embeddings:
     """Embeddings of series and what they are coloured by.
 
     Args:
-        vectors: [N, D]
+        values: [N, D]
         rows: [N] rows of the split
         y: [N] classes (-1 where unknown) or numbers; None without targets
         classes: names of the classes; empty if `y` holds numbers
         target: what the colour is, such as "most frequent class"
     """
 
-    vectors: Array
+    values: Array
     rows: Tensor
     y: Array | None
     classes: tuple[str, ...]
@@ -52,7 +52,7 @@ def compute_embeddings(data: PlotData, max_rows: int = MAX_ROWS) -> Embeddings:
     pipeline, split, rows = data.pipeline, data.split, data.sample_rows(max_rows)
     with eval_mode(pipeline):
         batches = [data.batch(index).replace(y=None) for index in split_rows(split, BATCH_SIZE, rows)]
-        vectors = torch.cat([pipeline.embed_batch(series).cpu() for series in batches]).numpy()
+        values = torch.cat([pipeline.embed_batch(series).cpu() for series in batches]).numpy()
     # the targets of a forecast are samples, not properties of a series
     y = None if split.y is None or pipeline.spec.horizon is not None else split.y[rows].numpy()
     has_classes = y is not None and y.dtype.kind in "iu" and bool(pipeline.classes)
@@ -64,31 +64,31 @@ def compute_embeddings(data: PlotData, max_rows: int = MAX_ROWS) -> Embeddings:
     elif y is not None and not has_classes:
         target = next(iter((*pipeline.classes, *pipeline.target_names)), "target")
     y = y[:, 0] if y is not None and y.ndim == 2 else y
-    return Embeddings(vectors, rows, y, pipeline.classes if has_classes else (), target)
+    return Embeddings(values, rows, y, pipeline.classes if has_classes else (), target)
 
 
-def project(vectors: Array, method: Literal["pca", "tsne"], seed: int = 0) -> tuple[Array, str]:
+def project(values: Array, method: Literal["pca", "tsne"], seed: int = 0) -> tuple[Array, str]:
     """Project embeddings to two dimensions; return them and what the axes are.
 
     Args:
-        vectors: [N, D]
+        values: [N, D]
         method: principal components, or t-SNE
         seed: of both
 
     Raises:
         DataError: there are fewer than three series, or fewer than two dimensions, or values are not finite
     """
-    if len(vectors) < 3 or vectors.shape[1] < 2 or not np.isfinite(vectors).all():
+    if len(values) < 3 or values.shape[1] < 2 or not np.isfinite(values).all():
         raise DataError("embeddings cannot be drawn: they are not finite, of fewer than 3 series, or of one dimension")
     if method == "pca":
         from sklearn.decomposition import PCA
 
-        pca = PCA(2, random_state=seed).fit(vectors)
-        return pca.transform(vectors), f"principal components ({pca.explained_variance_ratio_.sum():.0%} of the variance)"
+        pca = PCA(2, random_state=seed).fit(values)
+        return pca.transform(values), f"principal components ({pca.explained_variance_ratio_.sum():.0%} of the variance)"
     from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, (len(vectors) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, random_state=seed, init="pca").fit_transform(vectors), "t-SNE"
+    perplexity = min(30.0, (len(values) - 1) / 3)
+    return TSNE(2, perplexity=perplexity, random_state=seed, init="pca").fit_transform(values), "t-SNE"
 
 
 def draw_embeddings(axes: Axes, points: Array, embeddings: Embeddings) -> None:
@@ -148,7 +148,7 @@ def embedding(
         raise OptionError(f"--max-series {max_series}: expected 3 or more")
     source = open_data(run, data, split=split)
     embeddings = compute_embeddings(source, max_series)
-    points, label = project(embeddings.vectors, method)
+    points, label = project(embeddings.values, method)
     with open_axes(ax, (5.5, 4.5)) as axes:
         draw_embeddings(axes, points, embeddings)
         axes.set_xlabel(label)

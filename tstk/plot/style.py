@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tstk.errors import TstkError
+from tstk.errors import TstkError, escape_control_characters
 from tstk.plugins.distribution import format_install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 
@@ -75,6 +77,26 @@ def open_axes(ax: Axes | None, size: tuple[float, float] = SIZE) -> Iterator[Axe
 
     with rc_context(STYLE):
         yield pyplot.subplots(figsize=size, layout="constrained")[1]
+
+
+def save_figure(figure: Figure, format: str = "png") -> bytes:
+    """Return a figure as the contents of a file, the same ones for the same figure.
+
+    Args:
+        figure: drawn in `STYLE`
+        format: png, at 150 dots per inch, svg or pdf
+    """
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):  # names with control characters; they are not XML, and no font has them
+        text.set_text(escape_control_characters(text.get_text()))
+    metadata = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None}}
+    file = io.BytesIO()
+    # a fixed salt and no metadata make the SVG deterministic
+    with rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": "tstk"}):
+        figure.savefig(file, format=format, dpi=150, metadata=metadata.get(format))
+    return file.getvalue()
 
 
 def add_legend(axes: Axes) -> None:

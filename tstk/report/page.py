@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tstk.errors import escape_control_characters
-from tstk.plot.style import STYLE, require_matplotlib
+from tstk.plot.style import STYLE, require_matplotlib, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,23 +142,17 @@ def render_figure(title: str, alt: str, draw: Callable[[Figure], None], size: tu
         draw: function that draws on the figure
         size: width and height in inches
     """
-    # a fixed salt and no metadata make the SVG deterministic
-    svg_style: Any = {"svg.fonttype": "none", "svg.hashsalt": "tstk"}
-    file = render_image(draw, size, svg_style, format="svg", metadata={"Date": None, "Creator": None})
-    source = "data:image/svg+xml;base64," + b64encode(file).decode()
+    source = "data:image/svg+xml;base64," + b64encode(render_image(draw, size, "svg")).decode()
     return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
 
 
-def render_image(
-    draw: Callable[[Figure], None], size: tuple[float, float], rc_params: Any = None, **savefig_kwargs: Any
-) -> bytes:
+def render_image(draw: Callable[[Figure], None], size: tuple[float, float], format: str = "png") -> bytes:
     """Draw a figure in the style of the reports and return the image file.
 
     Args:
         draw: function that draws on the figure
         size: width and height in inches
-        rc_params: matplotlib rcParams in addition to the style
-        savefig_kwargs: arguments of `Figure.savefig`; PNG at 150 dpi by default
+        format: png, svg or pdf
 
     Raises:
         TstkError: matplotlib is not installed
@@ -168,13 +160,8 @@ def render_image(
     require_matplotlib()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
-    with rc_context(STYLE | (rc_params or {})):
+    with rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        for text in figure.findobj(Text):  # names with control characters; they are not XML, and no font has them
-            text.set_text(escape_control_characters(text.get_text()))
-        file = io.BytesIO()
-        figure.savefig(file, **{"format": "png", "dpi": 150, **savefig_kwargs})
-    return file.getvalue()
+    return save_figure(figure, format)

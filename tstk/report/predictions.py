@@ -183,11 +183,11 @@ def render_embeddings(context: RunContext) -> Section | None:
     if context.pipeline.spec.horizon is not None or len(context.split) < 3:
         return None
     embeddings = compute_embeddings(context)
-    count, title = len(embeddings.vectors), f"Embeddings, {context.split_name} split"
+    count, title = len(embeddings.values), f"Embeddings, {context.split_name} split"
     figures = []
     try:
         for method in ("pca", "tsne") if 10 <= count <= MAX_TSNE_SERIES else ("pca",):
-            points, label = project(embeddings.vectors, method)
+            points, label = project(embeddings.values, method)
             figures.append(_plot_embeddings(label, points, embeddings))
     except DataError:
         return Section(title, render_paragraph("Not drawn: embeddings are not finite, or have a single dimension."))
