@@ -100,9 +100,9 @@ def save_figure(figure: Figure, format: str = "png") -> bytes:
 
 
 def add_legend(axes: Axes) -> None:
-    """Add a legend above the axes, where it hides nothing."""
+    """Add a legend above the axes, where it hides nothing; on the right, as the exponent of the scale is on the left."""
     if columns := _count_columns(axes):
-        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
         axes.legend(**place, ncols=columns, columnspacing=1.2, handlelength=1.3, handletextpad=0.5, frameon=False)
 
 
@@ -168,6 +168,6 @@ class SampleAxis:
             from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
             axes.xaxis_date()
-            locator = AutoDateLocator(maxticks=6)
+            locator = AutoDateLocator(minticks=3, maxticks=7)
             axes.xaxis.set_major_locator(locator)
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

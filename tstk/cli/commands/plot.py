@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from tstk.cli.completion import complete_data_sets, complete_runs
 from tstk.cli.files import add_force_option, validate_output_path
 from tstk.cli.output import echo, format_examples
-from tstk.cli.run_options import RunCommand, add_reader_option
+from tstk.cli.run_options import RunCommand, add_reader_option, parse_window
 from tstk.data.columns import Reader
 from tstk.errors import OptionError
 from tstk.files import write_bytes
@@ -27,18 +27,6 @@ OPTIONS = {
     "confusion": (),
 }
 """Kind of a figure -> the options that have an effect on it."""
-
-
-def parse_window(text: str) -> tuple[int, int]:
-    """Parse a range of samples such as 100:200.
-
-    Raises:
-        OptionError: it is none
-    """
-    start, colon, stop = text.partition(":")
-    if not (colon and start.strip().isdecimal() and stop.strip().isdecimal() and int(start) < int(stop)):
-        raise OptionError(f"--window {text}: expected the first sample and the one after the last, such as 100:200")
-    return int(start), int(stop)
 
 
 @click.command(
