@@ -95,6 +95,8 @@ def _reconstruct_masked(data: PlotData, rows: Tensor) -> list[list[Reconstructed
         values = pipeline.loss.reconstruct_series(output)[: len(output.series.x)]
     targets, values = _convert(pipeline, output, values)
     masked = find_masked_samples(pipeline, output).cpu()
+    if not masked.any():  # patches of other axes than time are masked, and the loss predicts all samples
+        return [[ReconstructedSeries(*pair) for pair in zip(*row, strict=True)] for row in zip(targets, values, strict=True)]
     channels = targets.shape[1]
     # independent channels are folded into the batch
     places = [[i * channels + c if pipeline.channel_independent else i for c in range(channels)] for i in range(len(rows))]

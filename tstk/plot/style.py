@@ -44,7 +44,7 @@ STYLE: dict[str, Any] = {
 
 SIZE = (7.0, 2.8)
 """Width and height of a new figure in inches."""
-LEGEND_CHARACTERS = 14
+LEGEND_CHARACTERS = 16
 """Characters of a legend that fit into an inch."""
 LEGEND_ROW = 13
 """Height of a row of a legend in points."""
@@ -118,8 +118,13 @@ def _count_columns(axes: Axes) -> int:
     labels = axes.get_legend_handles_labels()[1]
     if not labels:
         return 0
-    width = axes.figure.get_figwidth() * axes.get_position().width  # type: ignore[union-attr]
-    return max(1, min(len(labels), int(width * LEGEND_CHARACTERS) // (5 + max(map(len, labels)))))
+    room = axes.figure.get_figwidth() * axes.get_position().width * LEGEND_CHARACTERS  # type: ignore[union-attr]
+    for columns in range(min(len(labels), 6), 1, -1):
+        rows = -(-len(labels) // columns)
+        widths = [6 + max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
+        if sum(widths) <= room:
+            return columns
+    return 1
 
 
 def get_colors(count: int) -> list[Any]:

@@ -158,6 +158,11 @@ def _draw_spans(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: t
     height = min(0.04, 0.4 / depth)
     transform = axes.get_xaxis_transform()
     kind = f"{'code' if codes is not None else 'token'} of {length:g} samples"
+    if series.image is not None:
+        for number, edge in enumerate(np.union1d(left, right)):
+            label = f"border of tokens, {length:g} samples each" if number == 0 else None
+            axes.axvline(edge, color=INK, linewidth=0.6, label=label)
+        return
     for place, (number, low, high) in enumerate(zip(numbers, left, right, strict=True)):
         is_valid = bool(series.valid[number])
         color: Any = (PALE, "#f6f8fa")[number % 2] if codes is None else palette[int(codes[place]) % 20]
