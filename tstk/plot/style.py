@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 BLUE, ORANGE, INK, DIM, PALE = "#2563a8", "#d9722b", "#1d2330", "#98a2b3", "#e6eaf0"
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -100,9 +100,9 @@ def save_figure(figure: Figure, format: str = "png") -> bytes:
 
 
 def add_legend(axes: Axes) -> None:
-    """Add a legend above the axes, where it hides nothing; on the right, as the exponent of the scale is on the left."""
+    """Add a legend above the axes, where it hides nothing; on the right, since the exponent of the scale is left."""
     if columns := _count_columns(axes):
-        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
+        place: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
         axes.legend(**place, ncols=columns, columnspacing=1.2, handlelength=1.3, handletextpad=0.5, frameon=False)
 
 

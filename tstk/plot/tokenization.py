@@ -1,8 +1,8 @@
-"""Figures of the tokens of a series: patches, codes, shapes, or coefficients of a transform, as the tokenizer makes them."""
+"""Figures of the tokens of a series: patches, codes, shapes, or coefficients of a transform."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,8 @@ class TokenizedSeries:
         ids: [N] codes, if tokens are discrete and each has a place of its own
         curves: [N, T] samples that each token stands for, NaN elsewhere, if tokens are no patches
         image: [R, T] coefficients of which tokens are patches, if they are
-        rows: R labels of the rows of the image
+        image_axis: what the rows of the image are
+        rows: R names of them
     """
 
     samples: Array
@@ -50,7 +51,8 @@ class TokenizedSeries:
     ids: Array | None = None
     curves: Array | None = None
     image: Array | None = None
-    rows: list[str] | None = None
+    image_axis: str = ""
+    rows: list[str] = field(default_factory=list)
 
 
 def tokenize_series(data: PlotData, row: int, channel: int) -> TokenizedSeries:
@@ -76,9 +78,10 @@ def tokenize_series(data: PlotData, row: int, channel: int) -> TokenizedSeries:
     # a forecaster pads short contexts on the left, and may append the future
     padding = 0 if pipeline.spec.horizon is None else max(0, pipeline.spec.length - len(samples))
     visible = slice(padding, padding + len(samples))
-    result = TokenizedSeries(samples, *(np.empty(0, int) for _ in range(2)), np.empty(0, bool))
+    nowhere: Array = np.empty(0, int)
+    result = TokenizedSeries(samples, nowhere, nowhere, np.empty(0, bool))
     if image is not None:
-        values, result.rows = image
+        values, result.image_axis, result.rows = image
         result.image = values[folded, 0 if pipeline.channel_independent else channel, :, visible].cpu().numpy()
     if curves is not None:
         result.ids = None if tokens.ids is None else tokens.ids[folded].cpu().numpy()
@@ -150,6 +153,17 @@ def _draw_spans(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: t
     numbers = np.flatnonzero(is_shown)
     left, right = axis.locate(series.starts[is_shown] - 0.5), axis.locate(series.ends[is_shown] - 0.5)
     length = float(np.median(series.ends - series.starts))
+    if length <= 1 and series.ids is None:
+        axes.plot(
+            axis.coordinates[window[0] : window[1]],
+            series.samples[window[0] : window[1]],
+            ".",
+            color=BLUE,
+            markersize=3,
+            zorder=5,
+            label="token of 1 sample",
+        )
+        return
     overlaps = len(series.starts) > 1 and bool((series.starts[1:] < series.ends[:-1]).any())
     codes = None if series.ids is None else series.ids[is_shown]
     palette = get_colors(20)
@@ -163,7 +177,7 @@ def _draw_spans(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: t
             label = f"border of tokens, {length:g} samples each" if number == 0 else None
             axes.axvline(edge, color=INK, linewidth=0.6, label=label)
         return
-    for place, (number, low, high) in enumerate(zip(numbers, left, right, strict=True)):
+    for place, (number, low, high) in enumerate(zip(numbers.tolist(), left, right, strict=True)):
         is_valid = bool(series.valid[number])
         color: Any = (PALE, "#f6f8fa")[number % 2] if codes is None else palette[int(codes[place]) % 20]
         color = color if not overlaps or codes is not None else (BLUE, DIM)[number % 2]
@@ -185,10 +199,12 @@ def _draw_spans(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: t
         for edge in [*left, *right[-1:]]:
             axes.axvline(edge, color=DIM, linewidth=0.5, zorder=1)
     if codes is not None and len(numbers) <= MAX_NUMBERS and not overlaps:
-        for low, high, code, number in zip(left, right, codes, numbers, strict=True):
+        for low, high, code, number in zip(left, right, codes, numbers.tolist(), strict=True):
             text = str(int(code)) if series.valid[number] else "-"
             middle = (low + high) / 2
-            axes.text(middle, 0.98, text, transform=transform, ha="center", va="top", fontsize=7, color=INK, clip_on=True)
+            axes.text(
+                middle, 0.98, text, transform=transform, ha="center", va="top", fontsize=7, color=INK, clip_on=True
+            )
 
 
 def _draw_curves(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: tuple[int, int]) -> None:
@@ -202,7 +218,12 @@ def _draw_curves(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: 
         color = BLUE if series.ids is None else palette[int(series.ids[n]) % 20]
         kind = "token" if series.ids is None else "shape of a code"
         axes.plot(
-            axis.coordinates[start:stop], curve, color=color, linewidth=1.4, alpha=0.6, label=None if has_label else kind
+            axis.coordinates[start:stop],
+            curve,
+            color=color,
+            linewidth=1.4,
+            alpha=0.6,
+            label=None if has_label else kind,
         )
         has_label = True
 
@@ -224,6 +245,7 @@ def _draw_image(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: t
         alpha=0.75,
         interpolation="nearest",
     )
+    axes.set_ylabel(series.image_axis)
     if series.rows:
         ticks = np.unique(np.linspace(0, len(image) - 1, MAX_TICKS).round().astype(int)).tolist()
         axes.set_yticks(ticks, [series.rows[tick] for tick in ticks])
@@ -239,7 +261,7 @@ def tokens(
     window: tuple[int, int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a series with its tokens: borders of patches, codes, shapes, or the coefficients of which tokens are patches.
+    """Draw a series with its tokens: borders of patches, codes, shapes, or coefficients that are cut into tokens.
 
     Tokens in which nothing was observed are hatched. Colours of codes repeat after 20.
 

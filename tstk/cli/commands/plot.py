@@ -50,7 +50,9 @@ OPTIONS = {
     type=click.Choice(["train", "val", "test"]),
     help="split of the run's own data; test, or val without one, if not given",
 )
-@rich_click.option("--sample", type=int, metavar="int", help="number of the series in the split, from 0; 0 if not given")
+@rich_click.option(
+    "--sample", type=int, metavar="int", help="number of the series in the split, from 0; 0 if not given"
+)
 @rich_click.option("--id", "id_", metavar="str", help="id of the series, instead of its number")
 @rich_click.option("--channel", metavar="NAME", help="channel, by its name or its number from 0")
 @rich_click.option(
@@ -82,10 +84,10 @@ def command(
 
     KIND is one of:
 
-    forecast: the context, the forecast, its intervals and what followed; tokens: a series with the borders of its patches,
-    its codes, shapes or wavelet coefficients; reconstruction: masked samples beside their predictions; attention: what the
-    reasoning tokens of head cot attend to; codebook: the codes, or how often each is chosen; embedding: series in two
-    dimensions, coloured by class; confusion: true classes against predicted ones.
+    forecast: the context, the forecast, its intervals and what followed; tokens: a series with the borders of its
+    patches, its codes, shapes or wavelet coefficients; reconstruction: masked samples beside their predictions;
+    attention: what the reasoning tokens of head cot attend to; codebook: the codes, or how often each is chosen;
+    embedding: series in two dimensions, coloured by class; confusion: true classes against predicted ones.
 
     Requires matplotlib: pip install 'tstk-core[plot]'.
     """

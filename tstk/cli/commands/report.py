@@ -51,7 +51,8 @@ def command(
     """Write an HTML report of a run.
 
     It shows scores and baselines, training curves, predictions on the test split, embeddings, and every option with its
-    source. --channel, --sample and --window choose what predictions are shown of; scores are of the whole split. The page needs no other file and no network. Requires matplotlib: pip install 'tstk-core[plot]'.
+    source. --channel, --sample and --window choose what predictions are shown of; scores are of the whole split. The
+    page needs no other file and no network. Requires matplotlib: pip install 'tstk-core[plot]'.
     """
     path = None if out is None else validate_output_path(out, (".html", ".htm"), force)
     numbers = () if samples is None else parse_numbers(samples)
