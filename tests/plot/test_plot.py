@@ -2,6 +2,7 @@
 
 import datetime
 import sys
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -134,14 +135,18 @@ def test_codes_are_written_over_the_samples_that_they_stand_for(autoencoder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tokenizer", "label"), [("vqshape", "shape of a code"), ("cwt", "border of tokens, 8 samples each")]
+    ("tokenizer", "label"),
+    [
+        ({"use": "vqshape"}, "shape of a code"),
+        ({"use": "cwt", "patch_time": 4}, "border of tokens, 4 samples each"),
+    ],
 )
 def test_tokens_of_the_papers_are_shapes_and_coefficients(npz, tmp_path, tokenizer, label):
-    tables = {"tokenizer": {"use": tokenizer}, "pipeline": {"channels": "independent"}}
+    tables = {"tokenizer": tokenizer, "pipeline": {"channels": "independent"}}
     run = train_run(tmp_path / "run", **tables, head="linear", data=npz)
     axes = tstk.plot.tokens(run, channel=1)
     assert label in list_labels(axes)
-    if tokenizer == "cwt":
+    if tokenizer["use"] == "cwt":
         pipeline = load(run)
         tokens = pipeline.tokenize(tstk.plot.open_data(run).split.batch(torch.tensor([0]))).tokens
         image = pipeline.tokenizer.unpatchify(tokens.target)[1, 0, 0]
@@ -158,7 +163,7 @@ def test_overlapping_tokens_are_stacked_bars():
     series = TokenizedSeries(np.zeros(16), starts, starts + 4, np.ones(6, bool))
     draw_tokens(axes := Figure().subplots(), series, SampleAxis(16), (0, 16), "x")
     spans = [band.get_paths()[0].vertices for band in axes.collections]
-    for earlier, later in zip(spans, spans[1:], strict=False):
+    for earlier, later in pairwise(spans):
         assert earlier[:, 0].max() > later[:, 0].min()
         assert earlier[:, 1].max() <= later[:, 1].min() or later[:, 1].max() <= earlier[:, 1].min()
 
@@ -182,7 +187,7 @@ def test_an_autoencoder_is_drawn_with_what_it_reconstructs(autoencoder):
 
 def test_a_codebook_shows_the_codes_in_use_or_how_often_each_is_chosen(autoencoder):
     source = tstk.plot.open_data(autoencoder)
-    ids = torch.cat([load(autoencoder).tokenize(source.split.batch(torch.tensor([i]))).tokens.ids for i in range(12)])
+    ids = load(autoencoder).tokenize(source.split.batch(torch.arange(12))).tokens.ids
     axes = tstk.plot.codebook(source, show="usage")
     heights = [bar.get_height() for bar in axes.patches]
     assert sum(heights) == pytest.approx(100)

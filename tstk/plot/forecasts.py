@@ -142,7 +142,7 @@ def forecast(
         split: train, val or test; test if None
         sample: number of the window in the split, from 0, or its id: the time at which it begins
         channel: name or number; the last one if None, where tables have their target
-        window: samples to draw, from the first of the context; if None the forecast and three times its length before it
+        window: samples to draw, from the first of the context; None for the forecast and the end of the context
         ax: to draw on; None makes a figure
 
     Raises:
