@@ -39,13 +39,17 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         runs, table = Path(folder), Path(folder, "temperature.csv")
         write_table(table)
-        classifier = tstk.fit(encoder="bert", head="cot", data="har-demo", steps=300, out=runs / "first", **COMMON)
-        masked = tstk.fit(loss="masked", data="har-demo", epochs=200, out=runs / "masked", **COMMON)
+        classifier = tstk.fit(
+            encoder="bert", encoder__depth=1, head="cot", data="har-demo", steps=80, out=runs / "first", **COMMON
+        )
+        masked = tstk.fit(loss="masked", encoder__depth=2, data="har-demo", epochs=40, out=runs / "masked", **COMMON)
         slots = {"tokenizer": "vqvae", "encoder": "identity", "decoder": "own", "loss": "reconstruct"}
-        codes = tstk.fit(**slots, data="har-demo", epochs=60, out=runs / "codes", **COMMON)
-        options = {"context": 72, "horizon": 24, "epochs": 10}
+        codes = tstk.fit(**slots, data="har-demo", epochs=15, out=runs / "codes", **COMMON)
+        options = {"encoder__depth": 1, "context": 72, "horizon": 24, "epochs": 4}
         forecaster = tstk.fit(head="forecast", data=str(table), **options, out=runs / "forecaster", **COMMON)
-        wavelets = tstk.fit(tokenizer="cwt", head="linear", data="har-demo", steps=2, out=runs / "cwt", **COMMON)
+        wavelets = tstk.fit(
+            tokenizer="cwt", encoder__depth=1, head="linear", data="har-demo", steps=2, out=runs / "cwt", **COMMON
+        )
         figures = {
             "forecast": tstk.plot.forecast(forecaster.run_dir, sample=100),
             "tokens": tstk.plot.tokens(codes.run_dir, sample=5, channel="body_acc_x", window=(0, 64)),
@@ -58,7 +62,7 @@ def main() -> None:
         }
         FOLDER.mkdir(exist_ok=True)
         for name, axes in figures.items():
-            write_bytes(FOLDER / f"{name}.png", save_figure(axes.figure, dpi=90), replace=True)
+            write_bytes(FOLDER / f"{name}.png", save_figure(axes.figure, dpi=75), replace=True)
 
 
 if __name__ == "__main__":
