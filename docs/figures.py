@@ -6,12 +6,14 @@ The runs are small ones on the embedded data and on a table that is made here.
 from __future__ import annotations
 
 import csv
+import io
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 import tstk
 from tstk.files import write_bytes
@@ -31,6 +33,13 @@ def write_table(path: Path) -> None:
         writer.writerow(["date", "temperature"])
         start = datetime(2024, 5, 1)
         writer.writerows([start + timedelta(hours=int(h)), f"{v:.2f}"] for h, v in zip(hours, values, strict=True))
+
+
+def shrink(png: bytes) -> bytes:
+    """Return a picture with a palette of 48 colours."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(48).save(file, "png", optimize=True)
+    return file.getvalue()
 
 
 def main() -> None:
@@ -62,7 +71,7 @@ def main() -> None:
         }
         FOLDER.mkdir(exist_ok=True)
         for name, axes in figures.items():
-            write_bytes(FOLDER / f"{name}.png", save_figure(axes.figure, dpi=75), replace=True)
+            write_bytes(FOLDER / f"{name}.png", shrink(save_figure(axes.figure, dpi=80)), replace=True)
 
 
 if __name__ == "__main__":

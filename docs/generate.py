@@ -77,7 +77,14 @@ def render_python() -> str:
         lines += ["", f"## {section}"]
         for o in objects:
             module = "" if hasattr(tstk, _get_name(o).partition(".")[0]) else f"`{o.__module__}`. "
-            lines += ["", f"### {_get_name(o)}", "", *_render_signature(_get_name(o), o), "", *_render_docstring(o, module)]
+            lines += [
+                "",
+                f"### {_get_name(o)}",
+                "",
+                *_render_signature(_get_name(o), o),
+                "",
+                *_render_docstring(o, module),
+            ]
             if inspect.isclass(o):
                 lines += [line for member in _render_members(o) for line in ("", *member)]
     return "\n".join(lines) + "\n"
