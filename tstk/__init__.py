@@ -13,6 +13,7 @@ from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.plugins.hooks import INTERFACE_VERSION, Entry, hookimpl
 
 if TYPE_CHECKING:
+    from tstk import plot
     from tstk.api import build, build_component, fit, import_run, list_components, load, push, resume, tune
     from tstk.config.records import RunResult
     from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
@@ -72,6 +73,7 @@ __all__ = [
     "import_run",
     "list_components",
     "load",
+    "plot",
     "push",
     "register",
     "resume",
@@ -82,8 +84,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version(CORE_DISTRIBUTION)
-    if name == "sklearn":
-        return import_module("tstk.sklearn")
+    if name in ("plot", "sklearn"):
+        return import_module(f"tstk.{name}")
     if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module 'tstk' has no attribute {name!r}")
     return getattr(import_module(_MODULE_BY_NAME[name]), name)

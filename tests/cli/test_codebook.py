@@ -4,7 +4,7 @@ import torch
 from click.testing import CliRunner
 
 from tstk.cli import cli
-from tstk.report.codes import merge_similar_codes
+from tstk.plot.codes import merge_similar_codes
 
 
 def test_a_run_without_codes_has_no_codebook(run):

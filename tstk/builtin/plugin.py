@@ -137,6 +137,7 @@ _COMMANDS = {
     "bench": "Compare methods over data sets and seeds",
     "codebook": "Plot the codes of a run and their usage",
     "report": "Write an HTML report of a run",
+    "plot": "Write a figure of a run: forecasts, tokens, codes, ...",
     "push": "Share a run on the Hugging Face hub",
     "import": "Turn the weights of a published program into a run",
     "list": "List components by kind",

@@ -180,6 +180,22 @@ class Tokenizer(Slot):
         """Decode the token values of a whole grid to samples: [B, N, D] -> [B, C, length]."""
         raise NotImplementedError
 
+    def token_curves(self, tokens: Tokens, length: int) -> Tensor | None:
+        """Return the samples [B, N, length] that each token stands for, NaN elsewhere; None if tokens are patches.
+
+        For figures, of a tokenizer whose tokens cover different samples in each series.
+        """
+        return None
+
+    def token_image(self, tokens: Tokens) -> tuple[Tensor, str, list[str]] | None:
+        """Return the coefficients of which tokens are patches, [B, C, R, T], and what the R rows are, with their names.
+
+        None if tokens are patches of the series itself.
+
+        For figures, of a tokenizer that transforms series before it cuts them into tokens.
+        """
+        return None
+
 
 class Encoder(Slot):
     """Map from Tokens to as many Tokens in the same order."""

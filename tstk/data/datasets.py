@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.core.repr import ShortRepr
@@ -206,14 +207,19 @@ class WindowDataset(ShortRepr):
         self.table, self.context, self.horizon = table, context, horizon
         self.windows = table.unfold(1, context + horizon, stride)
         self.lengths = torch.full((len(self),), context)
-        starts = stride * torch.arange(len(self))
-        self.rows: Tensor | None = first_row + starts
-        self._start_times = None if times is None else times[starts.numpy()]
+        self._starts = stride * torch.arange(len(self))
+        self.rows: Tensor | None = first_row + self._starts
+        self._times = times
 
     @property
     def ids(self) -> list[str] | None:
         """The time at which each window begins."""
-        return None if self._start_times is None else self._start_times.write()
+        return None if self._times is None else self._times[self._starts.numpy()].write()
+
+    def get_times(self, row: int, length: int) -> NDArray[Any] | None:
+        """Return the times of the first `length` rows of a window and its targets, as clocks show them; or None."""
+        start = int(self._starts[row])
+        return None if self._times is None else self._times[start : start + length].wall_times
 
     def _get_repr_fields(self) -> dict[str, Any]:
         return {"windows": len(self), "context": self.context, "horizon": self.horizon, "table": self.table}

@@ -15,8 +15,9 @@ from tstk.evaluation.classification import ECE_BINS, Ranking, bin_confidence
 from tstk.evaluation.formatting import CLASS_SCORE_LABELS, PROBABILITY_SCORE_LABELS, format_number
 from tstk.evaluation.probabilities import get_temperature, is_classifier, predict_logits, score_classifier
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
+from tstk.plot.style import BLUE, DIM, ORANGE, add_legend, get_colors
 from tstk.report.context import RunContext
-from tstk.report.page import BLUE, DIM, ORANGE, Section, render_panel, render_panels, render_paragraph, render_table
+from tstk.report.page import Section, render_panel, render_panels, render_paragraph, render_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,15 +122,12 @@ def _plot_curves(
     label = CLASS_SCORE_LABELS[area]
 
     def draw(axes: Axes) -> None:
-        from matplotlib import colormaps
-
-        for number, (name, (x, y)) in enumerate(curves.items()):
+        for (name, (x, y)), class_color in zip(curves.items(), get_colors(len(curves)), strict=True):
             points = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).round().astype(int))
-            color = colormaps["tab10"](number) if len(curves) <= MAX_LEGEND else BLUE
+            color = class_color if len(curves) <= MAX_LEGEND else BLUE
             axes.plot(x[points], y[points], color=color, label=f"{name} {result.per_class[name][area]:.3f}")
-        if len(curves) <= MAX_LEGEND:
-            columns = max(1, min(3, 58 // (8 + max(map(len, curves)))))
-            axes.figure.legend(loc="outside lower center", ncols=columns, columnspacing=1, handlelength=1)
+        if len(curves) <= MAX_LEGEND:  # in the corner that good curves leave empty
+            axes.legend(loc="lower right" if area == "auroc" else "lower left", fontsize=7, handlelength=1)
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     values = ", ".join(f"{name} {result.per_class[name][area]:.3f}" for name in curves)
@@ -150,7 +148,7 @@ def _plot_reliability(targets: Array, probabilities: Array, result: Classificati
         axes.bar(centers, counts / counts.sum(), 1 / ECE_BINS, color="#dbe5f1", label="fraction of series")
         axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", zorder=0)
         axes.plot(mean_confidence, accuracy, color=ORANGE, marker="o", markersize=4, label="accuracy")
-        axes.figure.legend(loc="outside lower center", ncols=2)
+        add_legend(axes)
         axes.set(xlabel="probability of the predicted class", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
 
     ece = format_number(result.scores["ece"])

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from tstk.core.batches import split_rows
 from tstk.evaluation.classification import per_class_metrics
 from tstk.evaluation.segments import find_segments, join_windows
-from tstk.report.context import RunContext, get_samples
-from tstk.report.page import INK, Section, render_panel, render_panels, render_paragraph, render_table
+from tstk.plot.plot_data import crop_window, get_samples
+from tstk.plot.style import INK, MAX_COLORS, add_legend, get_colors
+from tstk.report.context import RunContext
+from tstk.report.page import Section, render_panel, render_panels, render_paragraph, render_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,41 +56,51 @@ def render_segments(context: RunContext) -> Section | None:
         ]
         for k, name in enumerate(names)
     ]
-    chosen = np.unique(np.linspace(0, len(series) - 1, min(MAX_PANELS, len(series))).astype(int))
-    figures = [_plot_series(context, series[i], predictions, names) for i in chosen]
-    text = "Upper band: true classes, white where unknown; lower band: predicted classes; line: the first channel."
+    chosen = np.unique(np.linspace(0, len(series) - 1, min(MAX_PANELS, len(series))).astype(int)).tolist()
+    if context.selection.samples:
+        wanted = set(context.select_rows(MAX_PANELS).tolist())
+        chosen = [i for i, rows in enumerate(series) if wanted.intersection(rows)]
+    channels = context.select_channels([0])
+    figures = [_plot_series(context, series[i], predictions, channel) for i in chosen for channel in channels]
+    text = "A band is white where the true class is unknown."
     html = render_table(columns, table, right_aligned=columns[1:]) + render_paragraph(text) + render_panels(figures)
     return Section(f"Classes of samples, {context.split_name} split", html)
 
 
-def _plot_series(context: RunContext, rows: list[int], predictions: torch.Tensor, names: tuple[str, ...]) -> str:
-    """Plot the first channel of a series, or of its windows, over bands of its classes."""
-    split, y = context.split, context.split.y
+def _plot_series(context: RunContext, rows: list[int], predictions: torch.Tensor, channel: int) -> str:
+    """Plot a channel of a series, or of its windows, below bands of its classes."""
+    split, y, names = context.split, context.split.y, context.run_config.classes
     assert y is not None
-    rows = rows[: max(1, MAX_SAMPLES // y.shape[1])]
-    end = sum(int(split.lengths[row]) for row in rows)
-    samples = torch.cat([get_samples(context.pipeline, split.batch(torch.tensor([row])))[0, 0] for row in rows])[:end]
-    bands = [part[rows].flatten().numpy()[:end] for part in (y, predictions)]
+    if context.selection.window is None:
+        rows = rows[: max(1, MAX_SAMPLES // y.shape[1])]
+    length = sum(int(split.lengths[row]) for row in rows)
+    first, end = crop_window(context.selection.window, length)
+    batches = [get_samples(context.pipeline, split.batch(torch.tensor([row])))[0, channel] for row in rows]
+    samples = torch.cat(batches)[first:end]
+    bands = [part[rows].flatten().numpy()[first:end] for part in (y, predictions)]
     agreement = float((bands[0] == bands[1])[bands[0] >= 0].mean()) if (bands[0] >= 0).any() else float("nan")
-    name = f"series {rows[0] + 1:,}" if split.ids is None else split.ids[rows[0]]
+    name = f"series {rows[0]:,}" if split.ids is None else split.ids[rows[0]]
 
     def draw(axes: Axes) -> None:
-        from matplotlib import colormaps
-
-        colors = colormaps["tab10" if len(names) <= 10 else "tab20"]
-        axes.plot(samples, color=INK, linewidth=0.8)
+        colors = get_colors(len(names))
+        axes.plot(np.arange(first, end), samples, color=INK, linewidth=0.8)
         low, high = axes.get_ylim()
         height = 0.12 * (high - low)
         shown = set()
-        for band, bottom in zip(bands, (high + 1.4 * height, high + 0.2 * height), strict=True):
+        bottoms = (high + 1.4 * height, high + 0.2 * height)
+        for title, band, bottom in zip(("true", "predicted"), bands, bottoms, strict=True):
             for k, start, stop in find_segments(band).tolist():
-                label = None if k in shown else names[k]
-                axes.barh(bottom, stop - start, height, start, align="edge", color=colors(k % 20), label=label)
+                label = None if k in shown or len(names) > MAX_COLORS else names[k]
+                left = first + start - 0.5
+                axes.barh(bottom, stop - start, height, left, align="edge", color=colors[k], label=label, linewidth=0)
                 shown.add(k)
-        if len(names) <= 20:
-            axes.figure.legend(loc="outside lower center", ncols=3, handletextpad=0.4, columnspacing=1)
+            place: Any = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
+            axes.text(1.01, bottom + height / 2, title, **place)
+        axes.margins(x=0)
         axes.set_xlabel("sample")
+        axes.set_ylabel(context.channels[channel])
         axes.grid(False)
+        add_legend(axes)
 
-    label = f"{name}, {end:,} samples, {agreement:.0%} correct"
+    label = f"{name}, {end - first:,} samples, {agreement:.0%} correct"
     return render_panel(label, f"True and predicted classes of {label}", draw, height=3.0)

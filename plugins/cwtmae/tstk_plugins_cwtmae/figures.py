@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from tstk.core.rng import SampleRNG
-from tstk.report.context import RunContext, get_samples
-from tstk.report.page import INK, ORANGE, Section, render_panel, render_panels, render_paragraph
+from tstk.plot.plot_data import get_samples
+from tstk.plot.style import INK, ORANGE
+from tstk.report.context import RunContext
+from tstk.report.page import Section, render_panel, render_panels, render_paragraph
 from tstk_plugins_cwtmae.loss import SpectrumTime
 from tstk_plugins_cwtmae.tokenizer import CWT, VIEWS
 
@@ -28,7 +30,7 @@ def render_wavelet_images(context: RunContext) -> Section | None:
     tokenizer = context.pipeline.tokenizer
     if not isinstance(tokenizer, CWT):
         return None
-    rows = context.sample_rows(NUM_SERIES)
+    rows = context.select_rows(NUM_SERIES)
     series = context.split.batch(rows)
     with torch.no_grad():
         tokens = context.pipeline.encode(series.to(context.pipeline.mean.device))
@@ -40,7 +42,7 @@ def render_wavelet_images(context: RunContext) -> Section | None:
     channel = context.run_config.channels[0]
     figures = []
     for x, image, row in zip(get_samples(context.pipeline, series)[:, 0], images, rows.tolist(), strict=True):
-        title = f"channel {channel} of series {row + 1:,}"
+        title = f"channel {channel} of {context.describe(row)}"
         figures.append(_draw_series(title, x))
         figures += [_draw_image(f"{title}: {name}", tokenizer, view) for name, view in zip(VIEWS, image, strict=True)]
     text = (
@@ -55,7 +57,7 @@ def render_masked_patches(context: RunContext) -> Section | None:
     pipeline, tokenizer, loss = context.pipeline, context.pipeline.tokenizer, context.pipeline.loss
     if not isinstance(tokenizer, CWT) or not isinstance(loss, SpectrumTime):
         return None
-    rows = context.sample_rows(NUM_SERIES)
+    rows = context.select_rows(NUM_SERIES)
     series = context.split.batch(rows).to(pipeline.mean.device)
     assert series.sample_id is not None
     with torch.no_grad():
@@ -70,7 +72,7 @@ def render_masked_patches(context: RunContext) -> Section | None:
     figures = []
     step = series.x.shape[1] if pipeline.channel_independent else 1  # only the first channel of a series is drawn
     for i, row in enumerate(rows.tolist()):
-        title, k = f"channel {channel} of series {row + 1:,}", i * step
+        title, k = f"channel {channel} of {context.describe(row)}", i * step
         images = (tokenizer.unpatchify(t[k : k + 1])[0, 0, 0].cpu() for t in (target, visible, reconstruction))
         image, visible_image, reconstructed_image = images
         share = visible_image.isnan().float().mean()

@@ -17,8 +17,9 @@ from torch import Tensor
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Split, Tokens
 from tstk.errors import DataError, IncompatibleError
+from tstk.plot.style import BLUE, DIM, INK, ORANGE
 from tstk.report.context import RunContext
-from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, render_figure, render_paragraph
+from tstk.report.page import Section, render_figure, render_paragraph
 from tstk_plugins_vqshape.tokenizer import VQShape
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def render_shapes(context: RunContext) -> Section | None:
     if not isinstance(context.pipeline.tokenizer, VQShape):
         return None
     figures = []
-    for index in context.sample_rows(4).tolist():
+    for index in context.select_rows(4).tolist():
         explanation = explain(context.pipeline, context.split, index, context.data.classes, context.data.channels)
         heading = format_heading(explanation)
         figures.append(

@@ -292,6 +292,11 @@ class VQShape(Tokenizer):
         shapes = self.shape_decoder(codes) * scale + mean
         return place_curves(shapes, start[..., 0], extent[..., 0], length)
 
+    def token_curves(self, tokens: Tokens, length: int) -> Tensor:
+        """Return the shape of each token, [B, N, length], NaN where it covers no sample."""
+        curves, covered = self.decode_curves(tokens.values, length)
+        return curves.masked_fill(~(covered & tokens.valid[..., None]), torch.nan)
+
     def decode(self, values: Tensor, length: int) -> Tensor:
         """Decode [B, N, D] to [B, 1, length]: at each sample the mean of the shapes that cover it, 0 if none does."""
         curves, covered = self.decode_curves(values, length)

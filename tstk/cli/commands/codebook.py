@@ -35,7 +35,7 @@ def command(run: str, merge: float, data_root: str | None, out: str | None, forc
     Code frequencies are counted on the run's test split. Requires matplotlib: pip install 'tstk-core[plot]'.
     """
     from tstk.nn.codebook import code_usage
-    from tstk.report.codes import codes_figure_size, count_codes, decode_codebook, draw_codes, merge_similar_codes
+    from tstk.plot.codes import codes_figure_size, count_codes, decode_codebook, draw_codes, merge_similar_codes
     from tstk.report.context import load_context
     from tstk.report.page import render_image
 
@@ -43,7 +43,7 @@ def command(run: str, merge: float, data_root: str | None, out: str | None, forc
     context = load_context(run, data_root)
     shapes, counts = decode_codebook(context.pipeline), count_codes(context)
     codes = merge_similar_codes(shapes, counts, merge)
-    image = render_image(lambda figure: draw_codes(figure, codes), codes_figure_size(len(codes)))
+    image = render_image(lambda figure: draw_codes(figure.subplots(), codes), codes_figure_size(len(codes)))
     write_bytes(path, image, replace=force or out is None)
     usage: dict[str, Any] = {name: float(value) for name, value in code_usage(counts).items()}
     if json_:
