@@ -10,19 +10,25 @@ import rich_click
 from tstk.cli.output import format_examples, print_json, print_note, print_table
 
 
-@click.command(cls=rich_click.RichCommand, epilog=format_examples("tstk kernels", "tstk kernels --json"))
+@click.command(
+    cls=rich_click.RichCommand, epilog=format_examples("tstk kernels", "tstk kernels --build", "tstk kernels --json")
+)
+@rich_click.option("--build", is_flag=True, help="compile the kernels in C++ now, not when a call is large enough")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
-def command(json_: bool) -> None:
+def command(build: bool, json_: bool) -> None:
     """List operations and their backends, and why a backend is unavailable on this machine.
 
     A call uses the first backend that supports its device, dtypes and shapes and that computes a small call
-    correctly on this machine. The variable TSTK_KERNELS selects a
+    correctly on this machine. The backend cpp is compiled by the C++ compiler of this machine. The variable TSTK_KERNELS selects a
     backend for all calls, or with OPERATION=BACKEND for one operation; if that backend does not support a call, it is
     an error, without fallback.
     """
     import tstk.kernels  # noqa: F401  registers the operations
     from tstk.kernels.dispatch import OPERATIONS
 
+    libraries = [b.get_library() for operation in OPERATIONS.values() for b in operation.backends.values() if b.get_library]
+    for library in libraries if build else ():
+        library.load()
     backends = [(name, backend) for name, operation in OPERATIONS.items() for backend in operation.backends.values()]
     if json_:
         rows = [(name, b.name, b.dist, b.why_not_selected()) for name, b in backends]
@@ -32,5 +38,7 @@ def command(json_: bool) -> None:
         ["operation", "backend", "on this machine", "plugin"],
         [[name, b.name, b.why_not_selected() or "yes", b.dist] for name, b in backends],
     )
+    if not all(library.is_built() or library.why_unavailable() for library in libraries):
+        print_note("cpp is not compiled yet: a call that is large enough compiles it, or `tstk kernels --build`.")
     if requested := os.environ.get("TSTK_KERNELS"):
         print_note(f"TSTK_KERNELS={requested}: calls use this backend, or fail.")
