@@ -84,7 +84,10 @@ def test_without_a_compiler_the_reason_names_the_remedy(library, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("echo 'ld: fatal error: disk on fire' >&2; exit 3", "failed with exit status 3: ld: fatal error: disk on fire"),
+        (
+            "echo 'ld: fatal error: disk on fire' >&2; exit 3",
+            "failed with exit status 3: ld: fatal error: disk on fire",
+        ),
         ("exit 1", "failed with exit status 1: it printed nothing"),
         ("exit 0", "file too short"),
     ],

@@ -297,7 +297,7 @@ def _fsync(path: Path) -> None:
 
 
 def get_cache_dir() -> Path:
-    """Return the folder of downloads and compiled kernels: the variable TSTK_CACHE, or tstk in the user's cache folder."""
+    """Return the folder of downloads and compiled kernels: TSTK_CACHE, or tstk in the user's cache folder."""
     folder = os.environ.get("TSTK_CACHE")
     if folder:
         return Path(folder).expanduser()

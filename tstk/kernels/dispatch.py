@@ -48,8 +48,8 @@ class Backend:
         why_unsupported: called with the arguments of the operation, returns why they are not supported, or an empty
             string; depends on devices, dtypes and shapes only, never on values
         why_unavailable: returns why the backend cannot run on this machine at all, or an empty string
-        why_not_automatic: called with the arguments of a call that it supports, returns why `auto` passes over it, or an
-            empty string; it may be requested by name all the same
+        why_not_automatic: called with the arguments of a call that it supports, returns why `auto` passes over it, or
+            an empty string; it may be requested by name all the same
         dist: the distribution that provides it
         self_test: `module:function`, called with a device before `auto` first selects the backend for it; returns what
             is wrong with one tiny call, or an empty string; none by default
@@ -83,9 +83,7 @@ class Backend:
 
         if self.name == "triton" and _HAS_TRITON and is_triton_interpreted():
             return "Triton's interpreter (TRITON_INTERPRET=1) is used only if requested by name"
-        if self.get_library:
-            return self.get_library().why_unavailable()
-        if (reason := self.why_unavailable()) or not torch.cuda.is_available():
+        if (reason := self.why_unavailable()) or self.get_library or not torch.cuda.is_available():
             return reason
         return self.why_self_test_failed(torch.device("cuda", torch.cuda.current_device()))
 
@@ -225,7 +223,7 @@ def iter_plugin_backends(operation: str) -> Iterator[Backend]:
                     entry.import_path,
                     lambda *args, _reason=reason, **options: _reason,
                     partial(str, reason),
-                    entry.dist,
+                    dist=entry.dist,
                 )
 
 

@@ -26,10 +26,10 @@ def command(build: bool, json_: bool) -> None:
     import tstk.kernels  # noqa: F401  registers the operations
     from tstk.kernels.dispatch import OPERATIONS
 
-    libraries = [b.get_library() for operation in OPERATIONS.values() for b in operation.backends.values() if b.get_library]
+    backends = [(name, backend) for name, operation in OPERATIONS.items() for backend in operation.backends.values()]
+    libraries = [backend.get_library() for _, backend in backends if backend.get_library]
     for library in libraries if build else ():
         library.load()
-    backends = [(name, backend) for name, operation in OPERATIONS.items() for backend in operation.backends.values()]
     if json_:
         rows = [(name, b.name, b.dist, b.why_not_selected()) for name, b in backends]
         print_json([dict(zip(("operation", "backend", "plugin", "absent"), row, strict=True)) for row in rows])

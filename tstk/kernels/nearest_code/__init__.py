@@ -176,6 +176,10 @@ def _why_cpp_unsupported(z: Tensor, codes: Tensor) -> str:
         return f"the tensors are on {z.device.type}"
     if not 1 <= z.shape[-1] <= MAX_CPP_WIDTH:
         return f"it takes vectors up to {MAX_CPP_WIDTH} wide, not {z.shape[-1]}"
+    return _why_cpp_unavailable()
+
+
+def _why_cpp_unavailable() -> str:
     return _get_library().why_unavailable()
 
 
@@ -211,6 +215,7 @@ nearest_code_op = Operation(
         "cpp",
         f"{_HERE}.cpp:nearest_code",
         _why_cpp_unsupported,
+        _why_cpp_unavailable,
         why_not_automatic=_why_cpp_not_automatic,
         get_library=_get_library,
     ),

@@ -1,8 +1,8 @@
 """C++ backend of the search for AVX2 and AVX-512: no score leaves the registers (`search.cpp`).
 
 Its scores are sums in the order of the channels with one rounding each. So are those of a matrix product by MKL for
-these widths, at least 4 vectors and 10 codes per thread, and so the two backends return the same ids to the last near tie.
-Whether that holds on this machine is tested by `why_rounding_differs`; where it does not, `auto` selects torch.
+these widths and at least 10 codes per thread, so the two backends return the same ids to the last near tie. Whether
+that holds on this machine is tested by `why_rounding_differs`; where it does not, `auto` selects torch.
 """
 
 from __future__ import annotations
@@ -99,6 +99,6 @@ def _compare_rounding(num_rows: int, num_codes: int, width: int, threads: int) -
         if torch.equal(expected[0], actual[0]) and torch.equal(expected[2], actual[2]):
             return ""
     return (
-        f"the matrix product of this machine rounds otherwise for {num_codes} codes of width {width}, so that the ids of"
-        " near ties would differ"
+        f"the matrix product of this machine rounds otherwise for {num_codes} codes of width {width}, so that the ids"
+        " of near ties would differ"
     )

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from tstk.kernels.nearest_code.reference import MAX_SQUARED_DISTANCE
 from tstk.kernels.threads import map_row_slices
 
-MIN_ROWS = 4
-"""Rows per thread from which on the rounding of a matrix product by MKL does not depend on their number."""
+BLOCK_ROWS, MAX_BLOCKS = 4, 8
+"""Rows that MKL multiplies together, and the largest number of threads for which each gets whole blocks of them."""
 MIN_EXPONENT = -60.0
 """Lower bound of exponents: e^-60 is negligible in a sum, and avoids denormal numbers, which are slow."""
 
@@ -50,8 +50,8 @@ def make_table(c: Tensor, squared_norms: Tensor) -> Tensor:
 def search(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the lowest score of each row [N], its squared norm [N], and the first index of that score [N].
 
-    A product of fewer than `MIN_ROWS` rows per thread is computed in another order, so that the scores of a vector would
-    depend on its place in the batch: shorter chunks are computed with further rows, which do not count.
+    The rows of a product that fill no block of `BLOCK_ROWS` are summed up in another order, so that the scores of a
+    vector would depend on its place in the batch: chunks are computed in whole blocks, with rows that do not count.
     """
     width, codes = table.shape
     scores, squares = code_mean.new_empty(2, len(x)).unbind()
@@ -60,11 +60,11 @@ def search(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor,
     def search(row_slice: slice) -> None:
         tensors = x[row_slice], scores[row_slice], squares[row_slice], ids[row_slice]
         chunk_size = _choose_chunk_size(tensors[0], codes)
-        min_size = MIN_ROWS * torch.get_num_threads() if x.device.type == "cpu" else 1
-        buffer_size = max(chunk_size, min_size)
+        block = BLOCK_ROWS * min(torch.get_num_threads(), MAX_BLOCKS) if x.device.type == "cpu" else 1
+        buffer_size = -(-chunk_size // block) * block
         input_buffer, product_buffer = code_mean.new_ones(buffer_size, width), code_mean.new_empty(buffer_size, codes)
         for rows, min_score, norm, argmin in zip(*(t.split(chunk_size) for t in tensors), strict=True):
-            inputs, size = input_buffer[: len(rows)], max(len(rows), min_size)
+            inputs, size = input_buffer[: len(rows)], -(-len(rows) // block) * block
             torch.linalg.vector_norm(torch.sub(rows, code_mean, out=inputs[:, :-1]), dim=1, out=norm)
             product = torch.mm(input_buffer[:size], table, out=product_buffer[:size])[: len(rows)]
             if product.device.type == "cpu":  # numpy's argmin is six times as fast as torch's
