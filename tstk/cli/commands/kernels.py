@@ -19,9 +19,9 @@ def command(build: bool, json_: bool) -> None:
     """List operations and their backends, and why a backend is unavailable on this machine.
 
     A call uses the first backend that supports its device, dtypes and shapes and that computes a small call
-    correctly on this machine. The backend cpp is compiled by the C++ compiler of this machine. The variable TSTK_KERNELS selects a
-    backend for all calls, or with OPERATION=BACKEND for one operation; if that backend does not support a call, it is
-    an error, without fallback.
+    correctly on this machine. The backend cpp is compiled by the C++ compiler of this machine. The variable
+    TSTK_KERNELS selects a backend for all calls, or with OPERATION=BACKEND for one operation; if that backend does not
+    support a call, it is an error, without fallback.
     """
     import tstk.kernels  # noqa: F401  registers the operations
     from tstk.kernels.dispatch import OPERATIONS

@@ -46,7 +46,7 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def search(x: Tensor, code_mean: Tensor, c: Tensor, squared_norms: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Return the lowest score of each row [N], its squared norm [N], the first index of that score, and if all are valid.
+    """Return the lowest score of each row [N], its squared norm [N], the first index of that score, and if all hold.
 
     Args:
         x: [N, d] float32 vectors
