@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 import rich_click
 
 from tstk.cli.output import format_examples, print_json, print_note, print_table
+
+if TYPE_CHECKING:
+    from tstk.kernels.dispatch import Backend
 
 
 @click.command(
@@ -36,9 +40,12 @@ def command(build: bool, json_: bool) -> None:
         return
     print_table(
         ["operation", "backend", "on this machine", "plugin"],
-        [[name, b.name, b.why_not_selected() or "yes", b.dist] for name, b in backends],
+        [[name, b.name, b.why_not_selected() or _format_state(b), b.dist] for name, b in backends],
     )
-    if not all(library.is_built() or library.why_unavailable() for library in libraries):
-        print_note("cpp is not compiled yet: a call that is large enough compiles it, or `tstk kernels --build`.")
     if requested := os.environ.get("TSTK_KERNELS"):
         print_note(f"TSTK_KERNELS={requested}: calls use this backend, or fail.")
+
+
+def _format_state(backend: Backend) -> str:
+    is_compiled = not backend.get_library or backend.get_library().is_built()
+    return "yes" if is_compiled else "yes, once compiled: `tstk kernels --build`"
