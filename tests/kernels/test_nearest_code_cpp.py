@@ -126,14 +126,13 @@ def test_a_search_is_selected_by_its_size_and_by_what_is_compiled(monkeypatch, l
 
 
 def test_where_products_round_otherwise_torch_is_selected(monkeypatch, library):
-    torch_backend = import_module("tstk.kernels.nearest_code.torch")
-    search = torch_backend.search
+    search = library.search_by_products
 
     def round_otherwise(x, code_mean, table):
         scores, squares, ids = search(x.flip(1), code_mean.flip(0), torch.cat([table[:-1].flip(0), table[-1:]]))
         return scores, squares, ids
 
-    monkeypatch.setattr(torch_backend, "search", round_otherwise)
+    monkeypatch.setattr(library, "search_by_products", round_otherwise)
     library._compare_rounding.cache_clear()
     try:
         assert "ids of near ties would differ" in library.why_rounding_differs(4096, 512, 8)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from tstk.kernels.cpp import Library
-from tstk.kernels.nearest_code import torch as torch_backend
 from tstk.kernels.nearest_code.reference import MAX_SQUARED_DISTANCE
+from tstk.kernels.nearest_code.torch import center, count_rows_per_chunk, make_table, search_by_products
 from tstk.kernels.threads import MIN_PARALLEL_VALUES, map_row_slices
 
 VALUES_PER_SCORE = 32
@@ -35,14 +35,15 @@ LIBRARY = Library(
 def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """See `tstk.kernels.nearest_code`."""
     with torch.no_grad():
-        x, c, code_mean = torch_backend.center(z, codes)
+        x, c, code_mean = center(z, codes)
         squared_norms = c.square().sum(1)
-        in_range = bool(squared_norms.max() <= MAX_SQUARED_DISTANCE)  # False for NaN
-        if in_range:
-            scores, squares, ids, in_range = search(x, code_mean, c, squared_norms)
-        if not in_range:
-            return torch_backend.nearest_code(z, codes)
-        return ids.reshape(z.shape[:-1]), squares.add_(scores).clamp_(min=0).reshape(z.shape[:-1])
+        scores, norms, ids, rows_in_range = search(x, code_mean, c, squared_norms)
+        squares = (scores + norms).clamp_(min=0)
+        codes_in_range = squared_norms.max() <= MAX_SQUARED_DISTANCE  # False for NaN
+        if not (rows_in_range and codes_in_range):
+            in_range = codes_in_range & (norms <= MAX_SQUARED_DISTANCE)
+            squares, ids = squares.where(in_range, torch.nan), ids.where(in_range, 0)
+        return ids.reshape(z.shape[:-1]), squares.reshape(z.shape[:-1])
 
 
 def search(x: Tensor, code_mean: Tensor, c: Tensor, squared_norms: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
@@ -81,7 +82,7 @@ def why_rounding_differs(num_rows: int, num_codes: int, width: int) -> str:
     not drawn, so the state of torch's generators does not change.
     """
     if num_rows * num_codes >= MIN_PARALLEL_VALUES:
-        rows = 2 * torch_backend.count_rows_per_chunk(num_codes)  # as many as are divided among threads, too
+        rows = 2 * count_rows_per_chunk(num_codes)  # as many as are divided among threads, too
     else:
         rows = 1 << num_rows.bit_length() - 1
     return _compare_rounding(rows + 5, num_codes, width, torch.get_num_threads())
@@ -94,7 +95,7 @@ def _compare_rounding(num_rows: int, num_codes: int, width: int, threads: int) -
         values = (steps * steps * 0.61803398875).sin().float()
         x, c = values[: num_rows * width].view(num_rows, width), values[num_rows * width :].view(num_codes, width)
         code_mean, squared_norms = c.mean(0), c.square().sum(1)
-        expected = torch_backend.search(x, code_mean, torch_backend.make_table(c, squared_norms))
+        expected = search_by_products(x, code_mean, make_table(c, squared_norms))
         actual = search(x, code_mean, c, squared_norms)
         if torch.equal(expected[0], actual[0]) and torch.equal(expected[2], actual[2]):
             return ""

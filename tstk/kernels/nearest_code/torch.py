@@ -34,7 +34,7 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
             squares = x.square().sum(1)
             score, ids = torch.addmm(squared_norms, x, c.t(), alpha=-2).min(1)
         else:
-            score, squares, ids = search(x, code_mean, make_table(c, squared_norms))
+            score, squares, ids = search_by_products(x, code_mean, make_table(c, squared_norms))
         in_range = in_range & (squares <= MAX_SQUARED_DISTANCE)
         squares = (score + squares).clamp(min=0)
         if torch.compiler.is_compiling() or squares.device.type != "cpu" or not in_range.all():
@@ -47,7 +47,7 @@ def make_table(c: Tensor, squared_norms: Tensor) -> Tensor:
     return torch.cat([-2 * c, squared_norms[:, None]], 1).t()
 
 
-def search(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the lowest score of each row [N], its squared norm [N], and the first index of that score [N].
 
     The rows of a product that fill no block of `BLOCK_ROWS` are summed up in another order, so that the scores of a
