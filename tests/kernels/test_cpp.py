@@ -115,6 +115,7 @@ def test_a_library_that_others_can_write_is_not_loaded(library, compiler):
     assert "can be written by other users; set TSTK_CACHE" in make_library(library.source).why_not_loaded()
 
 
+@pytest.mark.slow
 def test_several_threads_and_processes_may_compile_at_once(library, cache, compiler):
     script = (
         "import sys, ctypes; from pathlib import Path; from tstk.kernels.cpp import Library\n"
