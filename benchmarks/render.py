@@ -20,7 +20,8 @@ RESULTS = HERE / "results"
 """Scores of `benchmarks.classification`; not kernel timings."""
 COMPILED = RESULTS / "compiled.json"
 MARK = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
-DEVICES = {"cpu": "On a CPU", "cuda": "On an NVIDIA GPU"}
+DEVICES = {"cpu AVX512": "On a CPU with AVX-512", "cpu AVX2": "On a CPU with AVX2", "cuda": "On an NVIDIA GPU"}
+"""Titles of results by device and, for a CPU, the vectors that torch used; those of other CPUs have none."""
 CLOCKS = {
     "wall": "wall clock of eager calls",
     "kernels": "kernels alone (CUDA graph), inputs not in the cache",
@@ -35,7 +36,7 @@ class InvalidResultsError(Exception):
 
 
 def read_results(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
-    """Return pages of results by device.
+    """Return pages of results by device, a CPU with the name of its vectors.
 
     Raises:
         InvalidResultsError: two runs on one device, or a row that failed its check
@@ -48,7 +49,8 @@ def read_results(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
                 for name, row in table["contenders"].items():
                     if row.get("gate") != "passed":
                         raise InvalidResultsError(f"{path}: {name} has no passing gate in {table['case']}")
-            for device in {table["device"] for table in page["tables"]}:
+            vectors = page["environment"]["vectors"]
+            for device in {f"cpu {vectors}" if table["device"] == "cpu" else "cuda" for table in page["tables"]}:
                 pages = devices.setdefault(device, [])
                 if pages and pages[0]["run"] != page["run"]:
                     raise InvalidResultsError(f"{path}: run {page['run']!r} is mixed with {pages[0]['run']!r}")
@@ -73,14 +75,13 @@ def format_environments(devices: dict[str, list[dict[str, Any]]]) -> Iterable[st
     """Yield a line per device that describes its environment."""
     for device, title in DEVICES.items():
         if device not in devices:
-            yield f"- {title}: not measured yet (`benchmarks/gpu.sh` measures it)."
+            script = "gpu.sh bench" if device == "cuda" else "cpu.sh"
+            yield f"- {title}: not measured yet (`benchmarks/{script}` measures it)."
             continue
         environment, run = devices[device][0]["environment"], devices[device][0]["run"]
         packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
         machine = (
-            environment["gpu"]
-            if device == "cuda"
-            else f"{environment['processor']}, {environment['cores']} cores, {environment['vectors']}"
+            environment["gpu"] if device == "cuda" else f"{environment['processor']}, {environment['cores']} cores"
         )
         yield f"- {title}: {machine}; {packages}; commit {environment['commit']}; run {run}."
 
@@ -109,7 +110,9 @@ def format_compiled(page: dict[str, Any]) -> Iterable[str]:
 def format_sections(op: str, devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
     """Yield the tables of one operation."""
     for device, title in DEVICES.items():
-        tables = [table for page in devices.get(device, []) for table in page["tables"] if table["op"] == op]
+        pages = devices.get(device, [])
+        kind = device.partition(" ")[0]
+        tables = [table for page in pages for table in page["tables"] if (table["op"], table["device"]) == (op, kind)]
         for clock, title_of_clock in CLOCKS.items():
             measured = [table for table in tables if table["clock"] == clock and table["contenders"]]
             if measured:
@@ -197,7 +200,7 @@ def main() -> int:
         "results",
         nargs="*",
         type=Path,
-        default=[folder for folder in (RESULTS / "cpu", RESULTS / "gpu") if folder.is_dir()],
+        default=[folder for name in ("cpu-avx512", "cpu-avx2", "gpu") if (folder := RESULTS / name).is_dir()],
         help="folders, one per device",
     )
     parser.add_argument("--out", type=Path, default=OUT)

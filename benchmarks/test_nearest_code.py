@@ -105,8 +105,7 @@ def make_search_case(shape: Codes, full: bool, device: str) -> Case:
         ),
         "vector-quantize-pytorch": Contender(prepare_lucidrains, "eval()"),
     }
-    if device == "cuda":
-        table["tstk, torch backend"] = make_contender(partial(nearest_code, backend="torch"))
+    table["tstk, torch backend"] = make_contender(partial(nearest_code, backend="torch"))
     n, k, d = shape[1:]
     return Case(
         "nearest_code",

@@ -255,7 +255,7 @@ def write_results(folder, run="one", device="cpu", gate="passed", op="nearest_co
         "processor": "a CPU",
         "gpu": "a GPU",
         "cores": 2,
-        "vectors": "",
+        "vectors": "AVX2",
         "packages": {"torch": "1"},
         "commit": "c0",
     }
@@ -279,7 +279,7 @@ def test_the_page_refuses_unchecked_rows_and_two_runs_on_one_device(tmp_path):
         read_results([tmp_path / "cpu"])
     write_results(tmp_path / "cpu")
     write_results(tmp_path / "cuda", run="two", device="cuda")
-    assert read_results([tmp_path / "cpu", tmp_path / "cuda"]).keys() == {"cpu", "cuda"}
+    assert read_results([tmp_path / "cpu", tmp_path / "cuda"]).keys() == {"cpu AVX2", "cuda"}
     write_results(tmp_path / "cpu", run="two", op="ricker_cwt")
     with pytest.raises(InvalidResultsError, match="mixed"):
         read_results([tmp_path / "cpu"])

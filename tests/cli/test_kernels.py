@@ -1,8 +1,11 @@
 """`tstk kernels`: the backends of this machine, as text and as JSON."""
 
 import json
+from importlib import import_module
 
-from tstk.kernels import dispatch
+import pytest
+
+from tstk.kernels import cpp, dispatch
 
 
 def test_every_backend_of_every_operation_is_listed_in_the_order_of_choice(tstk):
@@ -28,3 +31,31 @@ def test_a_choice_by_the_environment_is_mentioned(tstk, monkeypatch):
     assert tstk("kernels").stderr == ""
     monkeypatch.setenv("TSTK_KERNELS", "reference")
     assert "TSTK_KERNELS=reference" in tstk("kernels").stderr
+
+
+def test_build_compiles_what_a_call_would_compile_later(tstk, monkeypatch, tmp_path):
+    module = import_module("tstk.kernels.nearest_code.cpp")
+    library = cpp.Library(module.LIBRARY.source, module.LIBRARY.functions)
+    if library.why_unavailable():
+        pytest.skip(library.why_unavailable())
+    monkeypatch.setenv("TSTK_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "LIBRARY", library)
+    assert "yes, once compiled: `tstk kernels --build`" in tstk("kernels").stdout
+    assert not library.is_built()
+    assert "once compiled" not in tstk("kernels", "--build").stdout
+    assert library.path.is_file()
+
+
+def test_a_compiler_that_fails_is_told_in_a_line(tstk, monkeypatch, tmp_path):
+    module = import_module("tstk.kernels.nearest_code.cpp")
+    library = cpp.Library(module.LIBRARY.source, module.LIBRARY.functions)
+    if library.why_unavailable():
+        pytest.skip(library.why_unavailable())
+    monkeypatch.setenv("TSTK_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    monkeypatch.setattr(module, "LIBRARY", library)
+    result = tstk("kernels", "--build")
+    assert result.exit_code
+    assert "search.cpp: false failed with exit status 1" in result.stderr
+    assert "nearest_code" in tstk("kernels").stdout
+    assert "failed with exit status 1" in tstk("kernels").stdout

@@ -9,6 +9,7 @@ from tstk.errors import IncompatibleError, UnknownNameError
 from tstk.kernels import nearest_code, use_backend
 from tstk.kernels.nearest_code import assignment_entropy, count_codes, quantize, soft_assignment, sum_by_code
 from tstk.kernels.nearest_code.duplicates import find_first_duplicates
+from tstk.kernels.threads import _get_thread_pool
 
 torch_backend = import_module("tstk.kernels.nearest_code.torch")
 
@@ -588,3 +589,11 @@ def test_dividing_rows_leaves_the_number_of_threads_as_it_was(threads):
     assert torch.get_num_threads() == threads
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == threads
+
+
+def test_each_thread_of_the_kernels_computes_by_itself(threads):
+    def count_threads(_):
+        return torch.ones(4).sum() and torch.get_num_threads()
+
+    assert set(_get_thread_pool(2).map(count_threads, range(8))) == {1}
+    assert torch.get_num_threads() == threads

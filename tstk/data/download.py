@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from tstk.errors import DataError, OptionError
-from tstk.files import explain_write_errors, write_json
+from tstk.files import explain_write_errors, get_cache_dir, write_json
 from tstk.files.lock import file_lock
 
 if TYPE_CHECKING:
@@ -65,14 +65,6 @@ OTHER_FILE_REMEDY = (
 
 ProgressCallback = Callable[[int, int], None]
 """Called with what is done and the total, or 0 if the total is unknown: bytes of a download, series of a conversion."""
-
-
-def get_cache_dir() -> Path:
-    """Return the folder of downloads: the variable TSTK_CACHE, or tstk in the user's cache folder."""
-    folder = os.environ.get("TSTK_CACHE")
-    if folder:
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tstk"
 
 
 def get_datasets_dir() -> Path:

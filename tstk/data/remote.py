@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tstk.data.download import ProgressCallback, get_cache_dir
+from tstk.data.download import ProgressCallback
 from tstk.errors import DataError
-from tstk.files import atomic_folder, atomic_write, check_new_folder
+from tstk.files import atomic_folder, atomic_write, check_new_folder, get_cache_dir
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://.+")
 _REFUSED_PROTOCOLS = {"http": "which is not encrypted; use https://", "ftp": "which is not encrypted; use sftp://"}

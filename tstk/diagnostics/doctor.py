@@ -247,7 +247,7 @@ def _check_free_space() -> Iterator[Finding]:
 
 
 def _check_write_access() -> Iterator[Finding]:
-    from tstk.data.download import get_cache_dir
+    from tstk.files import get_cache_dir
 
     for name, folder in (("runs", Path("runs")), ("cache", get_cache_dir())):
         why = _why_unwritable(folder)

@@ -294,3 +294,11 @@ def _fsync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def get_cache_dir() -> Path:
+    """Return the folder of downloads and compiled kernels: TSTK_CACHE, or tstk in the user's cache folder."""
+    folder = os.environ.get("TSTK_CACHE")
+    if folder:
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tstk"

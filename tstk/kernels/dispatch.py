@@ -26,6 +26,8 @@ from tstk.plugins.registry import get_registry
 if TYPE_CHECKING:
     import torch
 
+    from tstk.kernels.cpp import Library
+
 _HAS_TRITON = find_spec("triton") is not None
 OPERATIONS: dict[str, Operation] = {}
 """All operations by name, filled when `tstk.kernels` is imported."""
@@ -41,22 +43,27 @@ class Backend:
     """One implementation of an operation.
 
     Args:
-        name: triton, torch, reference, or the name of a plugin's backend
+        name: triton, cpp, torch, reference, or the name of a plugin's backend
         target: `module:function`, imported on first use; called with the arguments of the operation
         why_unsupported: called with the arguments of the operation, returns why they are not supported, or an empty
             string; depends on devices, dtypes and shapes only, never on values
         why_unavailable: returns why the backend cannot run on this machine at all, or an empty string
+        why_not_automatic: called with the arguments of a call that it supports, returns why `auto` passes over it, or
+            an empty string; it may be requested by name all the same
         dist: the distribution that provides it
         self_test: `module:function`, called with a device before `auto` first selects the backend for it; returns what
             is wrong with one tiny call, or an empty string; none by default
+        get_library: returns the library of a backend that is compiled on this machine
     """
 
     name: str
     target: str
     why_unsupported: Callable[..., str] = lambda *args, **options: ""
     why_unavailable: Callable[[], str] = lambda: ""
+    why_not_automatic: Callable[..., str] = lambda *args, **options: ""
     dist: str = "tstk"
     self_test: str = ""
+    get_library: Callable[[], Library] | None = None
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -76,7 +83,7 @@ class Backend:
 
         if self.name == "triton" and _HAS_TRITON and is_triton_interpreted():
             return "Triton's interpreter (TRITON_INTERPRET=1) is used only if requested by name"
-        if (reason := self.why_unavailable()) or not torch.cuda.is_available():
+        if (reason := self.why_unavailable()) or self.get_library or not torch.cuda.is_available():
             return reason
         return self.why_self_test_failed(torch.device("cuda", torch.cuda.current_device()))
 
@@ -175,7 +182,7 @@ class Operation:
                 # Triton's interpreter is for tests, and has to be requested by name.
                 if candidate.name == "triton" and is_triton_interpreted():
                     continue
-                if candidate.why_unsupported(*args, **options):
+                if candidate.why_unsupported(*args, **options) or candidate.why_not_automatic(*args, **options):
                     continue
                 if not candidate.self_test or not candidate.why_self_test_failed(args[0].device):
                     return candidate
@@ -216,7 +223,7 @@ def iter_plugin_backends(operation: str) -> Iterator[Backend]:
                     entry.import_path,
                     lambda *args, _reason=reason, **options: _reason,
                     partial(str, reason),
-                    entry.dist,
+                    dist=entry.dist,
                 )
 
 

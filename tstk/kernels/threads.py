@@ -52,10 +52,16 @@ def map_row_slices(
 def _get_thread_pool(threads: int) -> ThreadPoolExecutor:
     """Return a pool of threads in which torch runs single-threaded."""
     barrier = Barrier(threads)
-    pool = ThreadPoolExecutor(threads, "tstk-kernels", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(threads, "tstk-kernels", _use_one_thread)
     list(pool.map(lambda _: barrier.wait(), range(threads)))  # start all threads now
     torch.set_num_threads(threads)  # the setting is per thread, but new threads inherit the one made last
     return pool
+
+
+def _use_one_thread() -> None:
+    """Make torch run single-threaded in this thread, for good: its first call in a thread takes the latest setting."""
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 os.register_at_fork(after_in_child=_get_thread_pool.cache_clear)  # threads do not survive a fork

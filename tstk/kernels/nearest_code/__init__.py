@@ -6,13 +6,19 @@ No N x K matrix is held in memory.
 # Once loaded, the module `torch.py` of this package takes the name `torch`, hence no `import torch` here.
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, bfloat16, float16, float32
 from torch import bool as boolean
+from torch.compiler import is_compiling
 from torch.nn.functional import embedding
 
 from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, why_triton_unavailable
 from tstk.kernels.nearest_code.duplicates import map_to_first_duplicate
 from tstk.kernels.nearest_code.statistics import count_codes, sum_by_code
+
+if TYPE_CHECKING:
+    from tstk.kernels.cpp import Library
 
 __all__ = ["assignment_entropy", "sum_by_code", "entropy", "nearest_code", "quantize", "soft_assignment", "count_codes"]
 
@@ -31,7 +37,7 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
     Args:
         z: [..., d] vectors
         codes: [K, d] codebook
-        backend: triton, torch or reference; the first that supports the call if None
+        backend: triton, cpp, torch or reference; the first that supports the call if None
 
     Returns:
         ids [...] int64 in [0, K), and squared distances [...] float32, accurate to about 8 of these units
@@ -43,8 +49,8 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
     _check_shapes(z, codes)
     selected = nearest_code_op.select(backend, z, codes)
     ids, squares = selected.function(z, codes)
-    # On a GPU Triton's kernels compute every column alike, so that of equal codes the first has been selected already.
-    if selected.name == "triton" and not is_triton_interpreted():
+    # These compute every column alike, so that of equal codes the first has been selected already.
+    if selected.name == "cpp" or (selected.name == "triton" and not is_triton_interpreted()):
         return ids, squares
     return map_to_first_duplicate(ids, codes), squares
 
@@ -155,6 +161,46 @@ def _why_triton_unsupported(z: Tensor, codes: Tensor, *soft: object) -> str:
     return ""
 
 
+MAX_CPP_WIDTH = 128
+"""Largest width of the kernel in C++. From 192 channels on, a matrix product by MKL is a sum of several sums."""
+MIN_CPP_WORK = 2**21
+"""Products of numbers, rows x codes x width, from which on a search in C++ is worth its preparation."""
+MIN_COMPILED_WORK = 2**28
+"""Products from which on a search starts the compiler, if the kernel is not compiled yet: some 10 ms of torch."""
+
+
+def _why_cpp_unsupported(z: Tensor, codes: Tensor) -> str:
+    if is_compiling():
+        return "a compiler cannot trace it"
+    if z.device.type != "cpu":
+        return f"the tensors are on {z.device.type}"
+    if not 1 <= z.shape[-1] <= MAX_CPP_WIDTH:
+        return f"it takes vectors up to {MAX_CPP_WIDTH} wide, not {z.shape[-1]}"
+    return _why_cpp_unavailable()
+
+
+def _why_cpp_unavailable() -> str:
+    return _get_library().why_unavailable()
+
+
+def _get_library() -> Library:
+    from tstk.kernels.nearest_code.cpp import LIBRARY
+
+    return LIBRARY
+
+
+def _why_cpp_not_automatic(z: Tensor, codes: Tensor) -> str:
+    from tstk.kernels.nearest_code.cpp import LIBRARY, why_rounding_differs
+
+    rows, (num_codes, width) = z.shape[:-1].numel(), codes.shape
+    work = rows * num_codes * width
+    if work < MIN_CPP_WORK:
+        return "the search is too small to be worth its preparation"
+    if work < MIN_COMPILED_WORK and not LIBRARY.is_built():
+        return "it is not compiled yet: `tstk kernels --build` compiles it, or the first search that is large enough"
+    return LIBRARY.why_not_loaded() or why_rounding_differs(rows, num_codes, width)
+
+
 _HERE = "tstk.kernels.nearest_code"
 nearest_code_op = Operation(
     "nearest_code",
@@ -164,6 +210,14 @@ nearest_code_op = Operation(
         _why_triton_unsupported,
         why_triton_unavailable,
         self_test="tstk.kernels.self_test:check_nearest_code",
+    ),
+    Backend(
+        "cpp",
+        f"{_HERE}.cpp:nearest_code",
+        _why_cpp_unsupported,
+        _why_cpp_unavailable,
+        why_not_automatic=_why_cpp_not_automatic,
+        get_library=_get_library,
     ),
     Backend("torch", f"{_HERE}.torch:nearest_code"),
     Backend("reference", f"{_HERE}.reference:nearest_code"),

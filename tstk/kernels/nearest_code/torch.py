@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from tstk.kernels.nearest_code.reference import MAX_SQUARED_DISTANCE
 from tstk.kernels.threads import map_row_slices
 
+BLOCK_ROWS, MAX_BLOCKS = 4, 8
+"""Rows that MKL multiplies together, and the largest number of threads for which each gets whole blocks of them."""
 MIN_EXPONENT = -60.0
 """Lower bound of exponents: e^-60 is negligible in a sum, and avoids denormal numbers, which are slow."""
 
@@ -24,7 +26,7 @@ MIN_EXPONENT = -60.0
 def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """See `tstk.kernels.nearest_code`."""
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        x, c, code_mean = _center(z, codes)
+        x, c, code_mean = center(z, codes)
         squared_norms = c.square().sum(1)
         in_range = squared_norms.max() <= MAX_SQUARED_DISTANCE  # False for NaN
         if torch.compiler.is_compiling():  # the compiler does its own tiling, and exported graphs take any batch size
@@ -32,7 +34,7 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
             squares = x.square().sum(1)
             score, ids = torch.addmm(squared_norms, x, c.t(), alpha=-2).min(1)
         else:
-            score, squares, ids = _search(x, code_mean, torch.cat([-2 * c, squared_norms[:, None]], 1).t())
+            score, squares, ids = search_by_products(x, code_mean, make_table(c, squared_norms))
         in_range = in_range & (squares <= MAX_SQUARED_DISTANCE)
         squares = (score + squares).clamp(min=0)
         if torch.compiler.is_compiling() or squares.device.type != "cpu" or not in_range.all():
@@ -40,8 +42,17 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         return ids.reshape(z.shape[:-1]), squares.reshape(z.shape[:-1])
 
 
-def _search(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the lowest score of each row [N], its squared norm [N], and the first index of that score [N]."""
+def make_table(c: Tensor, squared_norms: Tensor) -> Tensor:
+    """Return the matrix [d + 1, K] whose product with centred vectors and a column of ones are the scores."""
+    return torch.cat([-2 * c, squared_norms[:, None]], 1).t()
+
+
+def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the lowest score of each row [N], its squared norm [N], and the first index of that score [N].
+
+    The rows of a product that fill no block of `BLOCK_ROWS` are summed up in another order, so that the scores of a
+    vector would depend on its place in the batch: chunks are computed in whole blocks, with rows that do not count.
+    """
     width, codes = table.shape
     scores, squares = code_mean.new_empty(2, len(x)).unbind()
     ids = code_mean.new_empty(len(x), dtype=torch.long)
@@ -49,11 +60,13 @@ def _search(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor
     def search(row_slice: slice) -> None:
         tensors = x[row_slice], scores[row_slice], squares[row_slice], ids[row_slice]
         chunk_size = _choose_chunk_size(tensors[0], codes)
-        input_buffer, product_buffer = code_mean.new_ones(chunk_size, width), code_mean.new_empty(chunk_size, codes)
+        block = BLOCK_ROWS * min(torch.get_num_threads(), MAX_BLOCKS) if x.device.type == "cpu" else 1
+        buffer_size = -(-chunk_size // block) * block
+        input_buffer, product_buffer = code_mean.new_ones(buffer_size, width), code_mean.new_empty(buffer_size, codes)
         for rows, min_score, norm, argmin in zip(*(t.split(chunk_size) for t in tensors), strict=True):
-            inputs, product = input_buffer[: len(rows)], product_buffer[: len(rows)]
+            inputs, size = input_buffer[: len(rows)], -(-len(rows) // block) * block
             torch.linalg.vector_norm(torch.sub(rows, code_mean, out=inputs[:, :-1]), dim=1, out=norm)
-            torch.mm(inputs, table, out=product)
+            product = torch.mm(input_buffer[:size], table, out=product_buffer[:size])[: len(rows)]
             if product.device.type == "cpu":  # numpy's argmin is six times as fast as torch's
                 np.argmin(product.numpy(), 1, out=argmin.numpy())
                 torch.gather(product, 1, argmin[:, None], out=min_score[:, None])
@@ -72,7 +85,7 @@ def soft_assignment(
     with torch.autocast(z.device.type, enabled=False):
         floor = math.log(log_floor) if log_floor else -math.inf
         if torch.compiler.is_compiling():
-            x, c, code_mean = _center(z, codes)
+            x, c, code_mean = center(z, codes)
             score = torch.addmm(c.square().sum(1), x - code_mean, c.t(), alpha=-2)
             log_p = (-score / temperature).log_softmax(1).clamp(min=MIN_EXPONENT)
             p = log_p.exp()
@@ -89,7 +102,7 @@ class SoftAssignment(torch.autograd.Function):
         ctx: Any, z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
     ) -> tuple[Tensor, Tensor]:
         """Return the mean entropy [] and the mean of p [K]; `floor` is the lower bound of logarithms."""
-        x, c, code_mean = _center(z, codes)
+        x, c, code_mean = center(z, codes)
         table = torch.cat([2 * c, -c.square().sum(1, keepdim=True)], 1) / temperature
         log_z = code_mean.new_empty(len(x))
 
@@ -127,7 +140,7 @@ class SoftAssignment(torch.autograd.Function):
         z, codes, weight, log_z = ctx.saved_tensors
         temperature, floor = ctx.options
         with torch.autocast(z.device.type, enabled=False):
-            x, c, code_mean = _center(z, codes)
+            x, c, code_mean = center(z, codes)
             table = torch.cat([2 * c, -c.square().sum(1, keepdim=True)], 1) / temperature
             table = torch.cat([table, table.new_ones(len(c), 1)], 1)
             dx = torch.empty_like(x)
@@ -161,7 +174,7 @@ class SoftAssignment(torch.autograd.Function):
         return dx.to(z.dtype), dc.to(codes.dtype), None, None, None
 
 
-def _center(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def center(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return z as rows [N, d] (not centred), the centred codes [K, d] and their mean [d], all in float32."""
     c = codes.float()
     code_mean = c.mean(0)
@@ -178,5 +191,10 @@ def _append_column(x: Tensor, column: Tensor | float) -> Tensor:
 
 def _choose_chunk_size(x: Tensor, num_codes: int) -> int:
     """Return the number of rows per chunk: about 1 MB of scores on a CPU, more to fill a GPU."""
-    rows = max(256, 2**18 // num_codes) if x.device.type == "cpu" else max(1024, 2**26 // num_codes)
+    rows = count_rows_per_chunk(num_codes) if x.device.type == "cpu" else max(1024, 2**26 // num_codes)
     return max(1, min(rows, len(x)))
+
+
+def count_rows_per_chunk(num_codes: int) -> int:
+    """Return the number of rows of a chunk on a CPU."""
+    return max(256, 2**18 // num_codes)
