@@ -130,7 +130,7 @@ def test_numbers_are_predicted_by_name(tmp_path):
     assert ages.index.equals(frame.index[:3])
 
 
-@pytest.mark.parametrize("freq", ["h", "D", "MS", "W"])
+@pytest.mark.parametrize("freq", ["h", "B", "MS", "ME", "W"])
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
 def test_a_forecast_continues_the_dates_of_its_frame(forecaster, freq, zone):
     table = make_table(
@@ -165,6 +165,26 @@ def test_uneven_dates_are_not_continued_and_a_warning_says_so(forecaster):
     with pytest.warns(DataNoteWarning, match="not evenly spaced, so rows of the forecast are numbered from 1"):
         forecast = tstk.load(forecaster).predict(table)
     assert list(forecast.index) == [1, 2, 3, 4]
+
+
+def test_times_of_a_column_are_continued_as_it_writes_them(forecaster):
+    table = make_table(20).reset_index(drop=True)
+    days = [f"{day:02}.01.2024" for day in range(1, 23)]
+    for column, expected in ((np.arange(20) * 0.5, [10.0, 10.5]), (days[:20], days[20:])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataNoteWarning)
+            index = tstk.load(forecaster).predict(table.assign(time=column), horizon=2).index
+        assert list(index) == expected
+        assert index.name == "time"
+
+
+def test_the_level_of_times_is_told_by_its_name_and_an_index_of_numbers_is_left_out(tmp_path):
+    panel = make_panel().reset_index(level=1, drop=True).assign(t=list(range(20)) * 8).set_index("t", append=True)
+    run = tstk.fit(data=panel.swaplevel(), loss="masked", **TINY, out=tmp_path / "run").run_dir
+    assert json.loads((run / "config.json").read_text())["config"]["data"]["id_column"] == "shop"
+    numbered = make_wide().reset_index(drop=True).rename_axis("row")
+    run = tstk.fit(data=numbered, label_column="label", **CLASSES, out=tmp_path / "numbered").run_dir
+    assert json.loads((run / "config.json").read_text())["data"]["length"] == 16
 
 
 def test_rows_without_dates_are_continued_by_number(tmp_path):

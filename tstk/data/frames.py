@@ -48,7 +48,7 @@ class IndexRoles:
             roles = replace(roles, id=self.id)
         if self.time and roles.time not in columns:
             roles = replace(roles, time=self.time)
-        if self.drop and self.drop not in (roles.id, roles.time, roles.label, roles.group, *roles.targets):
+        if self.drop and self.drop not in (roles.id, roles.time, roles.label, roles.group, *roles.targets, *roles.drop):
             roles = replace(roles, drop=(*roles.drop, self.drop))
         return roles
 
@@ -92,6 +92,8 @@ def to_arrow(frame: Any) -> tuple[Any, IndexRoles]:
             table = pyarrow.table(frame)
         while any(pyarrow.types.is_struct(type_) for type_ in table.schema.types):
             table = table.flatten()
+        if not table.num_rows:
+            raise DataError(f"{SOURCE}: no rows; add those of the data")
     except (TypeError, ValueError, pyarrow.ArrowException) as error:
         reason = " ".join(map(str, error.args)) or type(error).__name__
         if is_pandas(frame) and (fault := _describe_mixed_column(frame)):
@@ -118,18 +120,18 @@ def _describe_mixed_column(frame: Any) -> str:
 def _index_to_columns(frame: Any) -> tuple[Any, IndexRoles]:
     """Return a pandas frame whose index is columns, and the roles of these."""
     index = frame.index
-    if index.nlevels == 1 and index.name is None and not _is_temporal(index):
+    if index.nlevels == 1 and index.name is None and not is_temporal(index):
         return frame.reset_index(drop=True), IndexRoles()  # numbers or names of rows
     levels = [index.get_level_values(i) for i in range(index.nlevels)]
-    names = _name_levels(levels, list(map(str, frame.columns)))
+    names = name_levels(levels, list(map(str, frame.columns)))
     columns = {name: _to_storable(level) for name, level in zip(names, levels, strict=True)}
-    frame = frame.reset_index(drop=True)
+    frame = frame.reset_index(drop=True).set_axis(list(map(str, frame.columns)), axis=1)
     for i, (name, column) in enumerate(columns.items()):
         frame.insert(i, name, column)
     return frame, _find_multi_roles(names, levels) if len(names) > 1 else _find_roles(names[0], levels[0])
 
 
-def _is_temporal(level: Any) -> bool:
+def is_temporal(level: Any) -> bool:
     """Return whether the labels of an index are times, durations or periods."""
     return level.dtype.kind in "mM" or hasattr(level, "to_timestamp")
 
@@ -141,7 +143,7 @@ def _to_storable(level: Any) -> Any:
     return level.total_seconds() if level.dtype.kind == "m" else level.array
 
 
-def _name_levels(levels: list[Any], columns: list[str]) -> list[str]:
+def name_levels(levels: list[Any], columns: list[str]) -> list[str]:
     """Return the names of the levels of an index; those without a name are called id and time.
 
     Raises:
@@ -150,7 +152,7 @@ def _name_levels(levels: list[Any], columns: list[str]) -> list[str]:
     names = [None if level.name is None else str(level.name) for level in levels]
     for i, level in enumerate(levels):
         if names[i] is None:
-            is_time = _is_temporal(level) or (len(levels) > 1 and i == len(levels) - 1)
+            is_time = is_temporal(level) or (len(levels) > 1 and i == len(levels) - 1)
             names[i] = "time" if is_time else "id"
     for i, name in enumerate(names):
         if name in columns or name in names[:i]:
@@ -168,14 +170,15 @@ def _find_multi_roles(names: list[str], levels: list[Any]) -> IndexRoles:
             f"{SOURCE}: the index has {len(names)} levels, {', '.join(names)}; two are needed, the id of a series and "
             "the time of a sample: join the levels that name a series, or make columns of them by reset_index"
         )
-    time = 0 if _is_temporal(levels[0]) and not _is_temporal(levels[1]) else 1
+    is_time = [is_temporal(level) or name.lower() in TIME_NAMES for name, level in zip(names, levels, strict=True)]
+    time = 0 if is_time[0] and not is_time[1] else 1
     return IndexRoles(id=names[1 - time], time=names[time])
 
 
 def _find_roles(name: str, level: Any) -> IndexRoles:
     """Return the role of an index of one level that has a name, or of times."""
     known = {*TIME_NAMES, *ID_NAMES, *GROUP_NAMES, *LABEL_NAMES}
-    if _is_temporal(level) or name.lower() in known:
+    if is_temporal(level) or name.lower() in known:
         return IndexRoles()  # told by its contents or its name, as in a file
     if level.dtype.kind in "biuf":
         return IndexRoles(drop=name)

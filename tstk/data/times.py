@@ -390,10 +390,15 @@ def continue_times(times: Times, count: int) -> list[str] | None:
 
 
 def continue_rows(times: Times, count: int) -> list[str] | None:
-    """Return the `count` times after the last one, see `continue_times`; those before the last gap need not be even."""
+    """Return the `count` times after the last one, see `continue_times`; those before the last gap need not be even.
+
+    None if there are gaps at more than a tenth of the rows, such as the weekends of business days.
+    """
     if measured := measure_steps(times):
-        counts, _ = measured
-        times = times[int(np.flatnonzero(counts != 1)[-1]) + 1 :]
+        gaps = np.flatnonzero(measured[0] != 1)
+        if len(gaps) > len(times.values) / 10:
+            return None
+        times = times[int(gaps[-1]) + 1 :]
     return continue_times(times, count)
 
 

@@ -21,7 +21,7 @@ from tstk.core.types import Split
 from tstk.data.containers import SeriesSet, Table, to_text
 from tstk.data.data_module import compute_mean_std
 from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
-from tstk.data.frames import SOURCE, to_arrow
+from tstk.data.frames import SOURCE, is_temporal, name_levels, to_arrow
 from tstk.data.load import read_for_model
 from tstk.data.prepare import prepare_split
 from tstk.data.readers.frame import Frame
@@ -217,8 +217,7 @@ def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
     """Return ids as the index or a column of a frame has them, with its name and type."""
     import pandas
 
-    levels = [frame.index.get_level_values(i) for i in range(frame.index.nlevels)]
-    for values in (*levels, *(pandas.Index(frame[name]) for name in frame.columns)):
+    for values in (*_get_levels(frame), *(pandas.Index(frame[name]) for name in frame.columns)):
         labels = values.unique()
         if len(labels) == len(ids) and [to_text(label) for label in labels] == ids:
             return labels
@@ -253,8 +252,16 @@ def continue_index(frame: pandas.DataFrame, times: Times | None, count: int) -> 
         if isinstance(index, pandas.RangeIndex):
             return pandas.RangeIndex(index.stop, index.stop + count * index.step, index.step, name=index.name)
         return pandas.RangeIndex(1, count + 1, name="step")
-    dates, name = continue_rows(times, count), times.format.column
-    if dates is None:
+    name = times.format.column
+    levels = _get_levels(frame)
+    is_column = len(levels) > 1 or levels[0].name is not None or is_temporal(levels[0])
+    names = name_levels(levels, list(map(str, frame.columns))) if is_column else []
+    named = dict(zip(names, levels, strict=False))
+    known = named[name] if name in named else pandas.Index(frame[name])
+    zone = getattr(known, "tz", None)
+    if known.dtype.kind == "M" and (future := _continue_by_frequency(times, count, zone)) is not None:
+        return future.as_unit(known.unit).rename(known.name)
+    if (dates := continue_rows(times, count)) is None:
         warnings.warn(
             f"{SOURCE}: the times in {name!r} are not evenly spaced, so rows of the forecast are numbered from 1; "
             "frame.asfreq(...) makes them even",
@@ -262,17 +269,31 @@ def continue_index(frame: pandas.DataFrame, times: Times | None, count: int) -> 
             stacklevel=5,
         )
         return pandas.RangeIndex(1, count + 1, name="step")
-    levels = [frame.index.get_level_values(i) for i in range(frame.index.nlevels)]
-    named = {"time" if level.name is None else str(level.name): level for level in levels}
-    known = named[name] if name in named else pandas.Index(frame[name])
     if isinstance(known, pandas.PeriodIndex):
         return pandas.period_range(known[-1] + 1, periods=count, name=known.name)
     if known.dtype.kind == "M":
-        zone = getattr(known, "tz", None)
-        index = pandas.DatetimeIndex(pandas.to_datetime(dates, utc=zone is not None), name=known.name)
-        index = (index.tz_convert(zone) if zone is not None else index).as_unit(known.unit)
-        return pandas.DatetimeIndex(index, freq="infer") if count > 2 else index
+        return _to_index(dates, zone).as_unit(known.unit).rename(known.name)
     if known.dtype.kind == "m":
         return pandas.to_timedelta(pandas.to_numeric(dates), unit="s").rename(known.name)
     numbers = pandas.Index(dates if known.dtype.kind not in "iuf" else pandas.to_numeric(dates), name=known.name)
     return numbers.astype(known.dtype)
+
+
+def _get_levels(frame: pandas.DataFrame) -> list[pandas.Index]:
+    return [frame.index.get_level_values(i) for i in range(frame.index.nlevels)]
+
+
+def _to_index(dates: list[str], zone: Any) -> pandas.DatetimeIndex:
+    """Return dates as an index in a time zone, or in none."""
+    import pandas
+
+    index = pandas.DatetimeIndex(pandas.to_datetime(dates, utc=zone is not None))
+    return index if zone is None else index.tz_convert(zone)
+
+
+def _continue_by_frequency(times: Times, count: int, zone: Any) -> pandas.DatetimeIndex | None:
+    """Return the times after the last one by the frequency that pandas infers, such as business days, or None."""
+    import pandas
+
+    index = pandas.DatetimeIndex(_to_index(times.write(), zone), freq="infer")
+    return None if index.freq is None else pandas.date_range(index[-1], periods=count + 1, freq=index.freq)[1:]
