@@ -13,7 +13,7 @@ from tstk.cli.completion import complete_data_sets, complete_names, complete_run
 from tstk.cli.options import ReaderCommand
 from tstk.cli.output import print_note
 from tstk.config.records import RunConfig
-from tstk.errors import DataChangedWarning, DataNoteWarning, SourceChangedWarning
+from tstk.errors import DataChangedWarning, DataNoteWarning, OptionError, SourceChangedWarning
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.local import mark_import_path, provide_components, register_component
 
@@ -120,3 +120,27 @@ def add_feature_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = decorator(function)
     return function
+
+
+def parse_window(text: str) -> tuple[int, int]:
+    """Parse a range of samples such as 100:200.
+
+    Raises:
+        OptionError: it is none
+    """
+    start, colon, stop = text.partition(":")
+    if not (colon and start.strip().isdecimal() and stop.strip().isdecimal() and int(start) < int(stop)):
+        raise OptionError(f"--window {text}: expected the first sample and the one after the last, such as 100:200")
+    return int(start), int(stop)
+
+
+def parse_numbers(text: str) -> tuple[int, ...]:
+    """Parse the numbers of series such as 0,100,500.
+
+    Raises:
+        OptionError: they are none
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise OptionError(f"--sample {text}: expected numbers of series, from 0, such as 0,100,500")
+    return tuple(map(int, parts))

@@ -187,8 +187,10 @@ class Tokenizer(Slot):
         """
         return None
 
-    def token_image(self, tokens: Tokens) -> tuple[Tensor, list[str]] | None:
-        """Return the coefficients of which tokens are patches, [B, C, R, T], and the R names of the rows; else None.
+    def token_image(self, tokens: Tokens) -> tuple[Tensor, str, list[str]] | None:
+        """Return the coefficients of which tokens are patches, [B, C, R, T], and what the R rows are, with their names.
+
+        None if tokens are patches of the series itself.
 
         For figures, of a tokenizer that transforms series before it cuts them into tokens.
         """

@@ -31,8 +31,8 @@ def compute_attention(data: PlotData, rows: Tensor) -> tuple[Array, list[int]]:
         rows: of the split
 
     Returns:
-        [B, reasoning tokens, other axes of the grid flattened, time] as multiples of uniform attention, NaN where there is
-        no valid token; and the classes
+        [B, reasoning tokens, other axes of the grid flattened, time] as multiples of uniform attention, NaN where there
+        is no valid token; and the classes
 
     Raises:
         IncompatibleError: the head is another one
@@ -96,7 +96,7 @@ def draw_attention(axes: Axes, attention_map: Array, axis: SampleAxis, stride: f
     axes.grid(False)
     bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label("attention / uniform", fontsize=8)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 def attention(

@@ -75,8 +75,8 @@ class Codebook:
 def compute_codebook(data: PlotData) -> Codebook:
     """Count the codes of a split, and compute the shape of each.
 
-    Where each code replaces a fixed number of samples, its shape is their mean, with their neighbours; else it is what the
-    tokenizer decodes it to.
+    Where each code replaces a fixed number of samples, its shape is their mean, with their neighbours; else it is what
+    the tokenizer decodes it to.
 
     Raises:
         IncompatibleError: the tokenizer makes no codes, or none that it can decode

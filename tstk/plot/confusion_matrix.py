@@ -33,7 +33,9 @@ def compute_confusion(data: PlotData) -> Array:
     pipeline, split = data.pipeline, data.split
     kind = None if pipeline.task is None or pipeline.head is None else pipeline.task.target_type
     if kind not in ("class", "sample-class"):
-        raise IncompatibleError("this run predicts no classes; a confusion matrix needs a classifier, as --head linear trains")
+        raise IncompatibleError(
+            "this run predicts no classes; a confusion matrix needs a classifier, as --head linear trains"
+        )
     if split.y is None or not (split.y >= 0).any():
         raise DataError(f"{data.name}: the classes of the series are not known, so there is nothing to compare")
     counts = np.zeros((pipeline.spec.num_outputs or 0,) * 2, dtype=np.int64)
@@ -71,12 +73,10 @@ def draw_confusion(axes: Axes, counts: Array, classes: Sequence[str]) -> None:
     axes.grid(False)
     bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label("fraction of the true class", fontsize=8)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
-def confusion(
-    run: RunLike, data: DataLike | None = None, *, split: str | None = None, ax: Axes | None = None
-) -> Axes:
+def confusion(run: RunLike, data: DataLike | None = None, *, split: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw the confusion matrix of a classifier: a row per true class, a column per predicted one.
 
     With a class per sample, samples are counted instead of series.

@@ -84,7 +84,9 @@ def project(values: Array, method: Literal["pca", "tsne"], seed: int = 0) -> tup
         from sklearn.decomposition import PCA
 
         pca = PCA(2, random_state=seed).fit(values)
-        return pca.transform(values), f"principal components ({pca.explained_variance_ratio_.sum():.0%} of the variance)"
+        return pca.transform(
+            values
+        ), f"principal components ({pca.explained_variance_ratio_.sum():.0%} of the variance)"
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(values) - 1) / 3)
@@ -111,7 +113,7 @@ def draw_embeddings(axes: Axes, points: Array, embeddings: Embeddings) -> None:
         drawn = axes.scatter(x_values, y_values, c=y, cmap="viridis", alpha=0.8, **size)
         bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
         bar.set_label("number of the class" if names else embeddings.target, fontsize=8)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     else:
         axes.scatter(x_values, y_values, color=BLUE, alpha=0.8, label="series", **size)
     axes.set_xticks([])

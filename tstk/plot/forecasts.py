@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NUM_SAMPLE_PATHS = 50
 """Sample paths drawn for prediction intervals."""
 CONTEXT_HORIZONS = 3
-"""Horizons of the context that are drawn, if no window is named: a long one would leave little room for the forecast."""
+"""Horizons of the context that are drawn, if no window is named: more would leave little room for the forecast."""
 
 
 @dataclass
@@ -115,7 +115,7 @@ def draw_forecast(
                 axes.fill_between(after, *band, color=ORANGE, alpha=alpha, linewidth=0, label=label)
         marker = "o" if len(after) < 3 else ""
         axes.plot(after, series.forecast[ahead], color=ORANGE, marker=marker, markersize=4, label="forecast")
-        axes.axvline(axis.locate(length - 0.5), color=DIM, linestyle=":", zorder=0)
+        axes.axvline(float(axis.locate(length - 0.5)), color=DIM, linestyle=":", zorder=0)
     axes.margins(x=0.01)
     axis.apply(axes)
     add_legend(axes)
@@ -133,8 +133,8 @@ def forecast(
 ) -> Axes:
     """Draw a window of a table, its forecast and, where they are known, the values that followed.
 
-    Dates are on the axis if the table has any. Where the loss draws sample paths, their central 50 and 80 % intervals are
-    shaded, and the forecast is their mean.
+    Dates are on the axis if the table has any. Where the loss draws sample paths, their central 50 and 80 % intervals
+    are shaded, and the forecast is their mean.
 
     Args:
         run: run directory, hf://owner/name, pipeline, or what `open_data` returned
@@ -142,7 +142,7 @@ def forecast(
         split: train, val or test; test if None
         sample: number of the window in the split, from 0, or its id: the time at which it begins
         channel: name or number; the last one if None, where tables have their target
-        window: samples to draw, from the first of the context; if None the forecast and three times its length before it
+        window: samples to draw, from the first of the context; None for the forecast and the end of the context
         ax: to draw on; None makes a figure
 
     Raises:
@@ -151,7 +151,9 @@ def forecast(
     """
     source = open_data(run, data, split=split)
     if not can_forecast(source.pipeline):
-        raise IncompatibleError("this run does not forecast; draw one that was trained with a horizon, such as --horizon 24")
+        raise IncompatibleError(
+            "this run does not forecast; draw one that was trained with a horizon, such as --horizon 24"
+        )
     row, c = source.find_sample(sample), source.find_channel(channel, default=-1)
     series = compute_forecasts(source, torch.tensor([row]))[0][c]
     with open_axes(ax) as axes:

@@ -85,9 +85,7 @@ class PlotData:
                 )
             return ids.index(sample)
         if not -count <= sample < count:
-            raise OptionError(
-                f"--sample {sample}: the {self.name} has {count:,} series, from 0 to {count - 1}"
-            )
+            raise OptionError(f"--sample {sample}: the {self.name} has {count:,} series, from 0 to {count - 1}")
         return sample % count
 
     def find_channel(self, channel: int | str | None, default: int = 0) -> int:
@@ -259,5 +257,7 @@ def crop_window(window: tuple[int, int] | None, length: int) -> tuple[int, int]:
         return 0, length
     start, stop = window
     if not 0 <= start < min(stop, length):
-        raise OptionError(f"--window {start}:{stop}: the series has the samples 0:{length}; give two of these, in order")
+        raise OptionError(
+            f"--window {start}:{stop}: the series has the samples 0:{length}; give two of these, in order"
+        )
     return start, min(stop, length)

@@ -95,9 +95,15 @@ def _reconstruct_masked(data: PlotData, rows: Tensor) -> list[list[Reconstructed
         values = pipeline.loss.reconstruct_series(output)[: len(output.series.x)]
     targets, values = _convert(pipeline, output, values)
     masked = find_masked_samples(pipeline, output).cpu()
+    if not masked.any():  # patches of other axes than time are masked, and the loss predicts all samples
+        return [
+            [ReconstructedSeries(*pair) for pair in zip(*row, strict=True)] for row in zip(targets, values, strict=True)
+        ]
     channels = targets.shape[1]
     # independent channels are folded into the batch
-    places = [[i * channels + c if pipeline.channel_independent else i for c in range(channels)] for i in range(len(rows))]
+    places = [
+        [i * channels + c if pipeline.channel_independent else i for c in range(channels)] for i in range(len(rows))
+    ]
     return [
         [ReconstructedSeries(targets[i, c], values[i, c], masked[place]) for c, place in enumerate(row)]
         for i, row in enumerate(places)
@@ -114,7 +120,10 @@ def _reconstruct_all(data: PlotData, rows: Tensor) -> list[list[ReconstructedSer
     targets, values = _convert(pipeline, output, output.predictions)
     channels = targets.shape[1]
     return [
-        [ReconstructedSeries(targets[i, c], values[i, c], None, float(errors[i * channels + c])) for c in range(channels)]
+        [
+            ReconstructedSeries(targets[i, c], values[i, c], None, float(errors[i * channels + c]))
+            for c in range(channels)
+        ]
         for i in range(len(rows))
     ]
 

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 BLUE, ORANGE, INK, DIM, PALE = "#2563a8", "#d9722b", "#1d2330", "#98a2b3", "#e6eaf0"
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,7 +44,7 @@ STYLE: dict[str, Any] = {
 
 SIZE = (7.0, 2.8)
 """Width and height of a new figure in inches."""
-LEGEND_CHARACTERS = 14
+LEGEND_CHARACTERS = 16
 """Characters of a legend that fit into an inch."""
 LEGEND_ROW = 13
 """Height of a row of a legend in points."""
@@ -100,9 +100,9 @@ def save_figure(figure: Figure, format: str = "png") -> bytes:
 
 
 def add_legend(axes: Axes) -> None:
-    """Add a legend above the axes, where it hides nothing."""
+    """Add a legend above the axes, where it hides nothing; on the right, since the exponent of the scale is left."""
     if columns := _count_columns(axes):
-        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+        place: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
         axes.legend(**place, ncols=columns, columnspacing=1.2, handlelength=1.3, handletextpad=0.5, frameon=False)
 
 
@@ -118,8 +118,13 @@ def _count_columns(axes: Axes) -> int:
     labels = axes.get_legend_handles_labels()[1]
     if not labels:
         return 0
-    width = axes.figure.get_figwidth() * axes.get_position().width  # type: ignore[union-attr]
-    return max(1, min(len(labels), int(width * LEGEND_CHARACTERS) // (5 + max(map(len, labels)))))
+    room = axes.figure.get_figwidth() * axes.get_position().width * LEGEND_CHARACTERS  # type: ignore[union-attr]
+    for columns in range(min(len(labels), 6), 1, -1):
+        rows = -(-len(labels) // columns)
+        widths = [6 + max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
+        if sum(widths) <= room:
+            return columns
+    return 1
 
 
 def get_colors(count: int) -> list[Any]:
@@ -168,6 +173,6 @@ class SampleAxis:
             from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
             axes.xaxis_date()
-            locator = AutoDateLocator(maxticks=6)
+            locator = AutoDateLocator(minticks=3, maxticks=7)
             axes.xaxis.set_major_locator(locator)
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

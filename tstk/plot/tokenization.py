@@ -1,8 +1,8 @@
-"""Figures of the tokens of a series: patches, codes, shapes, or coefficients of a transform, as the tokenizer makes them."""
+"""Figures of the tokens of a series: patches, codes, shapes, or coefficients of a transform."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tstk.core.prediction import eval_mode
 from tstk.core.types import StepOutput
 from tstk.errors import IncompatibleError
 from tstk.plot.plot_data import DataLike, PlotData, RunLike, crop_window, find_end, get_samples, open_data
-from tstk.plot.style import BLUE, DIM, INK, PALE, SampleAxis, add_legend, get_colors, open_axes, set_title
+from tstk.plot.style import BLUE, DIM, INK, MAX_COLORS, PALE, SampleAxis, add_legend, get_colors, open_axes, set_title
 from tstk.plot.units import to_data_units
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class TokenizedSeries:
         ids: [N] codes, if tokens are discrete and each has a place of its own
         curves: [N, T] samples that each token stands for, NaN elsewhere, if tokens are no patches
         image: [R, T] coefficients of which tokens are patches, if they are
-        rows: R labels of the rows of the image
+        image_axis: what the rows of the image are
+        rows: R names of them
     """
 
     samples: Array
@@ -50,7 +51,8 @@ class TokenizedSeries:
     ids: Array | None = None
     curves: Array | None = None
     image: Array | None = None
-    rows: list[str] | None = None
+    image_axis: str = ""
+    rows: list[str] = field(default_factory=list)
 
 
 def tokenize_series(data: PlotData, row: int, channel: int) -> TokenizedSeries:
@@ -76,9 +78,10 @@ def tokenize_series(data: PlotData, row: int, channel: int) -> TokenizedSeries:
     # a forecaster pads short contexts on the left, and may append the future
     padding = 0 if pipeline.spec.horizon is None else max(0, pipeline.spec.length - len(samples))
     visible = slice(padding, padding + len(samples))
-    result = TokenizedSeries(samples, *(np.empty(0, int) for _ in range(2)), np.empty(0, bool))
+    nowhere: Array = np.empty(0, int)
+    result = TokenizedSeries(samples, nowhere, nowhere, np.empty(0, bool))
     if image is not None:
-        values, result.rows = image
+        values, result.image_axis, result.rows = image
         result.image = values[folded, 0 if pipeline.channel_independent else channel, :, visible].cpu().numpy()
     if curves is not None:
         result.ids = None if tokens.ids is None else tokens.ids[folded].cpu().numpy()
@@ -147,57 +150,80 @@ def draw_tokens(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: t
 def _draw_spans(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: tuple[int, int]) -> None:
     """Draw where each token is: bands of alternating grey, or of the colour of its code; overlapping ones as bars."""
     is_shown = (series.ends > window[0]) & (series.starts < window[1])
-    numbers = np.flatnonzero(is_shown)
+    numbers = np.flatnonzero(is_shown).tolist()
     left, right = axis.locate(series.starts[is_shown] - 0.5), axis.locate(series.ends[is_shown] - 0.5)
     length = float(np.median(series.ends - series.starts))
+    if series.image is not None:
+        for number, edge in enumerate(np.union1d(left, right) if length > 1 else ()):
+            label = f"border of tokens, {length:g} samples each" if number == 0 else None
+            axes.axvline(edge, color=INK, linewidth=0.6, label=label)
+        return
+    if length <= 1 and series.ids is None:
+        samples = slice(*window)
+        style: Any = {"color": BLUE, "markersize": 3, "zorder": 5, "label": "token of 1 sample"}
+        axes.plot(axis.coordinates[samples], series.samples[samples], ".", **style)
+        return
     overlaps = len(series.starts) > 1 and bool((series.starts[1:] < series.ends[:-1]).any())
-    codes = None if series.ids is None else series.ids[is_shown]
-    palette = get_colors(20)
     # bars of tokens that overlap are stacked in as many rows as there are tokens over a sample
-    depth = int(np.ceil(length / np.median(np.diff(series.starts)))) if overlaps else 1
-    height = min(0.04, 0.4 / depth)
-    transform = axes.get_xaxis_transform()
-    kind = f"{'code' if codes is not None else 'token'} of {length:g} samples"
+    depth = int(np.ceil(length / np.median(np.diff(series.starts)))) if overlaps else 0
+    kind = f"{'token' if series.ids is None else 'code'} of {length:g} samples"
     for place, (number, low, high) in enumerate(zip(numbers, left, right, strict=True)):
-        is_valid = bool(series.valid[number])
-        color: Any = (PALE, "#f6f8fa")[number % 2] if codes is None else palette[int(codes[place]) % 20]
-        color = color if not overlaps or codes is not None else (BLUE, DIM)[number % 2]
-        bottom, top = (number % depth * height, (number % depth + 0.8) * height) if overlaps else (0, 1)
-        axes.fill_between(
-            [low, high],
-            bottom,
-            top,
-            color=color if is_valid else "none",
-            alpha=None if codes is None else 0.35,
-            hatch=None if is_valid else "///",
-            edgecolor="none" if is_valid else DIM,
-            linewidth=0,
-            transform=transform,
-            zorder=0 if not overlaps else 3,
-            label=kind if place == 0 else None,
-        )
+        _draw_span(axes, series, number, (low, high), depth, kind if place == 0 else None)
     if not overlaps and len(numbers) <= 4 * MAX_NUMBERS:
         for edge in [*left, *right[-1:]]:
             axes.axvline(edge, color=DIM, linewidth=0.5, zorder=1)
-    if codes is not None and len(numbers) <= MAX_NUMBERS and not overlaps:
-        for low, high, code, number in zip(left, right, codes, numbers, strict=True):
-            text = str(int(code)) if series.valid[number] else "-"
-            middle = (low + high) / 2
-            axes.text(middle, 0.98, text, transform=transform, ha="center", va="top", fontsize=7, color=INK, clip_on=True)
+    if series.ids is not None and len(numbers) <= MAX_NUMBERS and not overlaps:
+        place_text: Any = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
+        for low, high, number in zip(left, right, numbers, strict=True):
+            text = str(int(series.ids[number])) if series.valid[number] else "-"
+            axes.text((low + high) / 2, 0.98, text, fontsize=7, color=INK, clip_on=True, **place_text)
+
+
+def _draw_span(
+    axes: Axes, series: TokenizedSeries, number: int, edges: tuple[float, float], depth: int, label: str | None
+) -> None:
+    """Draw where one token is, hatched if nothing was observed.
+
+    Args:
+        axes: to draw on
+        series: with its tokens
+        number: of the token
+        edges: left and right edge
+        depth: rows of bars of overlapping tokens; 0 for a band over the whole height
+        label: for the legend
+    """
+    height = min(0.04, 0.4 / max(depth, 1))
+    row = number % depth if depth else 0
+    bottom, top = (row * height, (row + 0.8) * height) if depth else (0, 1)
+    color: Any = ((BLUE, DIM) if depth else (PALE, "#f6f8fa"))[number % 2]
+    if series.ids is not None:
+        color = get_colors(MAX_COLORS)[int(series.ids[number]) % MAX_COLORS]
+    is_valid = bool(series.valid[number])
+    style: Any = {"color": color} if is_valid else {"facecolor": "none", "edgecolor": DIM, "hatch": "///"}
+    alpha = None if series.ids is None else 0.35
+    transform, zorder = axes.get_xaxis_transform(), 3 if depth else 0
+    axes.fill_between(
+        edges, bottom, top, alpha=alpha, linewidth=0, transform=transform, zorder=zorder, label=label, **style
+    )
 
 
 def _draw_curves(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: tuple[int, int]) -> None:
     """Draw the samples that each token stands for, in the colour of its code."""
     assert series.curves is not None
     start, stop = window
-    palette, has_label = get_colors(20), False
+    palette, has_label = get_colors(MAX_COLORS), False
     for n, curve in enumerate(series.curves[:, start:stop]):
         if np.isnan(curve).all():
             continue
-        color = BLUE if series.ids is None else palette[int(series.ids[n]) % 20]
+        color = BLUE if series.ids is None else palette[int(series.ids[n]) % MAX_COLORS]
         kind = "token" if series.ids is None else "shape of a code"
         axes.plot(
-            axis.coordinates[start:stop], curve, color=color, linewidth=1.4, alpha=0.6, label=None if has_label else kind
+            axis.coordinates[start:stop],
+            curve,
+            color=color,
+            linewidth=1.4,
+            alpha=0.6,
+            label=None if has_label else kind,
         )
         has_label = True
 
@@ -219,6 +245,7 @@ def _draw_image(axes: Axes, series: TokenizedSeries, axis: SampleAxis, window: t
         alpha=0.75,
         interpolation="nearest",
     )
+    axes.set_ylabel(series.image_axis)
     if series.rows:
         ticks = np.unique(np.linspace(0, len(image) - 1, MAX_TICKS).round().astype(int)).tolist()
         axes.set_yticks(ticks, [series.rows[tick] for tick in ticks])
@@ -234,7 +261,7 @@ def tokens(
     window: tuple[int, int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a series with its tokens: borders of patches, codes, shapes, or the coefficients of which tokens are patches.
+    """Draw a series with its tokens: borders of patches, codes, shapes, or coefficients that are cut into tokens.
 
     Tokens in which nothing was observed are hatched. Colours of codes repeat after 20.
 

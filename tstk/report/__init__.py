@@ -15,7 +15,7 @@ from tstk.files import check_new_file, write_text
 from tstk.plugins.registry import get_registry
 from tstk.report.classes import render_classes
 from tstk.report.codes import render_codebook, render_reconstructions
-from tstk.report.context import RunContext, load_context
+from tstk.report.context import RunContext, Selection, load_context
 from tstk.report.page import Section, render_page
 from tstk.report.predictions import (
     render_embeddings,
@@ -46,7 +46,12 @@ SECTIONS: list[Callable[[RunContext], Section | None]] = [
 
 
 def write_report(
-    run: str | Path, out: str | Path | None = None, *, data_root: str | None = None, force: bool = False
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    data_root: str | None = None,
+    selection: Selection | None = None,
+    force: bool = False,
 ) -> Path:
     """Write the report of a run as HTML.
 
@@ -54,6 +59,7 @@ def write_report(
         run: run directory
         out: output file; `report.html` in the run directory if None
         data_root: folder to look up data sets by name in
+        selection: channels, series and samples to show predictions of
         force: replace `out` if it exists; `report.html` in the run directory is always replaced
 
     Returns:
@@ -63,7 +69,7 @@ def write_report(
         CheckpointError: the run cannot be loaded
         UnknownNameError: its data set is not found
         DataError: its data cannot be read
-        OptionError: the run is in the package or on the hub, and `out` is None
+        OptionError: the run is in the package or on the hub, and `out` is None; or there is no such channel or series
         FileError: `out` exists, or cannot be written
         TstkError: matplotlib is not installed
     """
@@ -73,7 +79,7 @@ def write_report(
     replace = force or out is None
     if out is not None:
         check_new_file(path, force)
-    context = load_context(run, data_root)
+    context = load_context(run, data_root, selection)
     renderers = list(SECTIONS)
     index = renderers.index(render_embeddings)
     renderers[index:index] = [get_registry().load(entry) for entry in get_registry().list_entries("report")]

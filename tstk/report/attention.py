@@ -56,7 +56,7 @@ def render_reasoning_attention(context: RunContext) -> Section | None:
     )
     return Section(
         f"Attention of the reasoning tokens, {context.split_name} split",
-        render_paragraph(text) + render_panels(figures),
+        render_paragraph(text) + render_panels(figures, pairs=True),
     )
 
 

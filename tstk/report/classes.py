@@ -126,8 +126,8 @@ def _plot_curves(
             points = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).round().astype(int))
             color = class_color if len(curves) <= MAX_LEGEND else BLUE
             axes.plot(x[points], y[points], color=color, label=f"{name} {result.per_class[name][area]:.3f}")
-        if len(curves) <= MAX_LEGEND:
-            add_legend(axes)
+        if len(curves) <= MAX_LEGEND:  # in the corner that good curves leave empty
+            axes.legend(loc="lower right" if area == "auroc" else "lower left", fontsize=7, handlelength=1)
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     values = ", ".join(f"{name} {result.per_class[name][area]:.3f}" for name in curves)

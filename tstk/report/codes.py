@@ -20,7 +20,10 @@ def render_codebook(context: RunContext) -> Section | None:
     codes, frequencies = codebook.list_codes()[:MAX_CODES], codebook.frequencies
     label = f"the {len(codes)} most frequent codes as shapes, with their share of the tokens"
     shapes = render_figure(
-        label, label, lambda figure: draw_codes(figure.subplots(), codes, codebook.center), codes_figure_size(len(codes))
+        label,
+        label,
+        lambda figure: draw_codes(figure.subplots(), codes, codebook.center),
+        codes_figure_size(len(codes)),
     )
     usage = render_panel(
         "how often each code is chosen",

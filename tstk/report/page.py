@@ -30,10 +30,12 @@ p { margin: .4rem 0 .9rem; max-width: 75ch; }
 .card { padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 8px; background: var(--soft); }
 .card b { display: block; font-size: 1.7rem; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums; }
 .panels { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+.pairs { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 figure { margin: 0; min-width: 0; }
 figcaption { margin-bottom: .15rem; }
 img { display: block; width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-bottom: 1rem; }
+.scroll :is(td, th):first-child { position: sticky; left: 0; background: #fff; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .35rem; }
 th, td { padding: .28rem .65rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -41,11 +43,13 @@ th { font-weight: 500; color: var(--dim); }
 td.n, th.n { text-align: right; white-space: nowrap; }
 td.value { overflow-wrap: anywhere; }
 tr.default td { color: var(--dim); }
-.matrix { margin-bottom: 1.25rem; }
 .matrix th, .matrix td { border: 1px solid #fff; min-width: 3.25rem; }
 .matrix td { text-align: center; vertical-align: middle; }
 .matrix thead th { vertical-align: bottom; text-align: center; }
-.matrix tbody th { position: sticky; left: 0; background: #fff; }
+.changed { width: 100%; max-width: 60rem; margin-bottom: 1rem; }
+.changed td:first-child, .changed th:first-child { width: 34%; }
+.changed td:last-child { color: var(--dim); }
+summary { cursor: pointer; margin-bottom: 1rem; }
 .options { columns: 26rem; column-gap: 2.5rem; }
 .options table { width: 100%; break-inside: avoid; margin-bottom: 1.75rem; }
 .options td:first-child { width: 34%; }
@@ -53,8 +57,20 @@ tr.default td { color: var(--dim); }
 pre { margin: 0 0 1rem; padding: .75rem 1rem; background: var(--soft); border: 1px solid var(--line);
   border-radius: 8px; font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  .pairs { grid-template-columns: minmax(0, 1fr); }
+  .wide { overflow-x: auto; }
+  .wide img { width: 44rem; }
+  main { padding: 1rem .75rem 2rem; }
+  .matrix th, .matrix td { min-width: 2rem; padding: .28rem .3rem; }
+  .matrix thead th { writing-mode: vertical-rl; vertical-align: bottom; text-align: left; white-space: nowrap; }
+  .matrix thead th wbr { display: none; }
+}
 @media print { h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
 """
+
+WIDE = 8
+"""Inches from which on a figure is not scaled to the width of a phone."""
 
 
 @dataclass
@@ -113,9 +129,9 @@ def render_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right_al
     return f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def render_panels(figures: Iterable[str]) -> str:
-    """Render figures in a responsive grid."""
-    return f'<div class="panels">{"".join(figures)}</div>'
+def render_panels(figures: Iterable[str], *, pairs: bool = False) -> str:
+    """Render figures in a responsive grid; `pairs` places two in a row."""
+    return f'<div class="panels{" pairs" if pairs else ""}">{"".join(figures)}</div>'
 
 
 def render_panel(title: str, alt: str, draw: Callable[[Axes], None], height: float = 2.6) -> str:
@@ -143,7 +159,8 @@ def render_figure(title: str, alt: str, draw: Callable[[Figure], None], size: tu
         size: width and height in inches
     """
     source = "data:image/svg+xml;base64," + b64encode(render_image(draw, size, "svg")).decode()
-    return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
+    kind = ' class="wide"' if size[0] > WIDE else ""  # which a phone scrolls
+    return f'<figure{kind}><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
 
 
 def render_image(draw: Callable[[Figure], None], size: tuple[float, float], format: str = "png") -> bytes:

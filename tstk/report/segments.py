@@ -94,7 +94,7 @@ def _plot_series(context: RunContext, rows: list[int], predictions: torch.Tensor
                 left = first + start - 0.5
                 axes.barh(bottom, stop - start, height, left, align="edge", color=colors[k], label=label, linewidth=0)
                 shown.add(k)
-            place = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
+            place: Any = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
             axes.text(1.01, bottom + height / 2, title, **place)
         axes.margins(x=0)
         axes.set_xlabel("sample")

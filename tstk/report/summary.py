@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tstk.config.records import RunResult
 from tstk.evaluation.formatting import describe_better_baselines, format_number
-from tstk.plugins.hooks import SLOTS
 from tstk.plot.plot_data import SPLIT_NAMES
 from tstk.plot.style import BLUE, DIM, ORANGE, add_legend
+from tstk.plugins.hooks import SLOTS
 from tstk.report.context import RunContext
 from tstk.report.page import Section, render_panel, render_panels, render_paragraph, render_table
 
@@ -131,7 +131,7 @@ def _plot_curve(name: str, epochs: Sequence[int], lines: dict[str, list[float]],
     def draw(axes: Axes) -> None:
         for split, (epochs_drawn, values) in finite_curves.items():
             marker = "o" if len(epochs_drawn) < 20 else ""
-            style = {"color": {"train": BLUE, "val": ORANGE}[split], "label": SPLIT_NAMES[split]}
+            style: Any = {"color": {"train": BLUE, "val": ORANGE}[split], "label": SPLIT_NAMES[split]}
             axes.plot(epochs_drawn, values, marker=marker, markersize=4, **style)
         if selected_epoch is not None:
             axes.axvline(selected_epoch, color=DIM, linestyle=":", zorder=0, label="weights kept")
@@ -150,22 +150,28 @@ def _plot_curve(name: str, epochs: Sequence[int], lines: dict[str, list[float]],
 
 
 def render_config(context: RunContext) -> Section:
-    """Render the resolved config, with the source of every value."""
-    tables = []
+    """Render the resolved config: what differs from the defaults, and folded below it every option with its source."""
+    tables, changed = [], []
     for section, options in context.run_config.given.items():
-        rows = []
+        weights_source = context.run_config.init_from.get(section)
+        weights = f", weights from {escape(weights_source)}" if weights_source else ""
+        body = ""
         for name, value in options.items():
             source = context.run_config.sources.get(f"{section}.{name}", "")
             row_class = ' class="default"' if source == "default" else ""
-            rows.append(
-                f'<tr{row_class}><td>{escape(name)}</td><td class="value">{escape(_format_value(value))}</td>'
-                f'<td class="value">{escape(source)}</td></tr>'
-            )
-        weights_source = context.run_config.init_from.get(section)
-        caption = escape(section) + (f", weights from {escape(weights_source)}" if weights_source else "")
-        header = "<thead><tr><th>option</th><th>value</th><th>source</th></tr></thead>"
-        tables.append(f"<table><caption>{caption}</caption>{header}<tbody>{''.join(rows)}</tbody></table>")
-    return Section("Config", f'<div class="options">{"".join(tables)}</div>')
+            cells = f'<td class="value">{escape(_format_value(value))}</td><td class="value">{escape(source)}</td></tr>'
+            body += f"<tr{row_class}><td>{escape(name)}</td>{cells}"
+            if source != "default":
+                changed.append(f"<tr><td>{escape(section)}.{escape(name)}</td>{cells}")
+        table_header = "<thead><tr><th>option</th><th>value</th><th>source</th></tr></thead>"
+        tables.append(
+            f"<table><caption>{escape(section)}{weights}</caption>{table_header}<tbody>{body}</tbody></table>"
+        )
+    header = "<thead><tr><th>option that is not at its default</th><th>value</th><th>source</th></tr></thead>"
+    own = f'<table class="changed">{header}<tbody>{"".join(changed)}</tbody></table>' if changed else ""
+    count = sum(map(len, context.run_config.given.values()))
+    folded = f'<details><summary>All {count} options</summary><div class="options">{"".join(tables)}</div></details>'
+    return Section("Config", own + folded)
 
 
 def _format_value(value: Any) -> str:

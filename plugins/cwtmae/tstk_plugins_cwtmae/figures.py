@@ -30,7 +30,7 @@ def render_wavelet_images(context: RunContext) -> Section | None:
     tokenizer = context.pipeline.tokenizer
     if not isinstance(tokenizer, CWT):
         return None
-    rows = context.sample_rows(NUM_SERIES)
+    rows = context.select_rows(NUM_SERIES)
     series = context.split.batch(rows)
     with torch.no_grad():
         tokens = context.pipeline.encode(series.to(context.pipeline.mean.device))
@@ -57,7 +57,7 @@ def render_masked_patches(context: RunContext) -> Section | None:
     pipeline, tokenizer, loss = context.pipeline, context.pipeline.tokenizer, context.pipeline.loss
     if not isinstance(tokenizer, CWT) or not isinstance(loss, SpectrumTime):
         return None
-    rows = context.sample_rows(NUM_SERIES)
+    rows = context.select_rows(NUM_SERIES)
     series = context.split.batch(rows).to(pipeline.mean.device)
     assert series.sample_id is not None
     with torch.no_grad():

@@ -117,10 +117,10 @@ class CWT(Tokenizer):
         grid = patches.unflatten(-1, (len(VIEWS), *self.patch_size)).unflatten(1, (-1, self.spec.channels, self.rows))
         return grid.permute(0, 2, 4, 3, 5, 1, 6).flatten(5, 6).flatten(3, 4)
 
-    def token_image(self, tokens: Tokens) -> tuple[Tensor, list[str]]:
+    def token_image(self, tokens: Tokens) -> tuple[Tensor, str, list[str]]:
         """Return the wavelet coefficients of the series, the first of the views, and the scales."""
         assert tokens.target is not None
-        return self.unpatchify(tokens.target)[:, :, 0], [f"{scale:.3g}" for scale in self.scales]
+        return self.unpatchify(tokens.target)[:, :, 0], "scale", [f"{scale:.3g}" for scale in self.scales]
 
     def compute_image(self, series: Series) -> tuple[Tensor, Tensor | None]:
         """Compute the normalized image in patches.

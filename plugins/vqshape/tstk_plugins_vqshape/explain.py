@@ -230,7 +230,7 @@ def render_shapes(context: RunContext) -> Section | None:
     if not isinstance(context.pipeline.tokenizer, VQShape):
         return None
     figures = []
-    for index in context.sample_rows(4).tolist():
+    for index in context.select_rows(4).tolist():
         explanation = explain(context.pipeline, context.split, index, context.data.classes, context.data.channels)
         heading = format_heading(explanation)
         figures.append(

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from tstk.cli.completion import complete_data_sets, complete_runs
 from tstk.cli.files import add_force_option, validate_output_path
 from tstk.cli.output import echo, format_examples
-from tstk.cli.run_options import RunCommand, add_reader_option
+from tstk.cli.run_options import RunCommand, add_reader_option, parse_window
 from tstk.data.columns import Reader
 from tstk.errors import OptionError
 from tstk.files import write_bytes
@@ -27,18 +27,6 @@ OPTIONS = {
     "confusion": (),
 }
 """Kind of a figure -> the options that have an effect on it."""
-
-
-def parse_window(text: str) -> tuple[int, int]:
-    """Parse a range of samples such as 100:200.
-
-    Raises:
-        OptionError: it is none
-    """
-    start, colon, stop = text.partition(":")
-    if not (colon and start.strip().isdecimal() and stop.strip().isdecimal() and int(start) < int(stop)):
-        raise OptionError(f"--window {text}: expected the first sample and the one after the last, such as 100:200")
-    return int(start), int(stop)
 
 
 @click.command(
@@ -62,7 +50,9 @@ def parse_window(text: str) -> tuple[int, int]:
     type=click.Choice(["train", "val", "test"]),
     help="split of the run's own data; test, or val without one, if not given",
 )
-@rich_click.option("--sample", type=int, metavar="int", help="number of the series in the split, from 0; 0 if not given")
+@rich_click.option(
+    "--sample", type=int, metavar="int", help="number of the series in the split, from 0; 0 if not given"
+)
 @rich_click.option("--id", "id_", metavar="str", help="id of the series, instead of its number")
 @rich_click.option("--channel", metavar="NAME", help="channel, by its name or its number from 0")
 @rich_click.option(
@@ -94,10 +84,10 @@ def command(
 
     KIND is one of:
 
-    forecast: the context, the forecast, its intervals and what followed; tokens: a series with the borders of its patches,
-    its codes, shapes or wavelet coefficients; reconstruction: masked samples beside their predictions; attention: what the
-    reasoning tokens of head cot attend to; codebook: the codes, or how often each is chosen; embedding: series in two
-    dimensions, coloured by class; confusion: true classes against predicted ones.
+    forecast: the context, the forecast, its intervals and what followed; tokens: a series with the borders of its
+    patches, its codes, shapes or wavelet coefficients; reconstruction: masked samples beside their predictions;
+    attention: what the reasoning tokens of head cot attend to; codebook: the codes, or how often each is chosen;
+    embedding: series in two dimensions, coloured by class; confusion: true classes against predicted ones.
 
     Requires matplotlib: pip install 'tstk-core[plot]'.
     """

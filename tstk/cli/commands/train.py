@@ -207,8 +207,12 @@ def _print_result(result: RunResult) -> None:
         head = "linear" if task is None else get_task(task).default_head
         echo(f"  tstk train --init-from {run} --head {head}")
     else:
-        suffix = "csv" if RunConfig.read(result.run_dir).horizon is None else "npz"
-        echo(f"  tstk eval {run}{other_data}\n  tstk predict {run}{other_data} --out predictions.{suffix}")
+        has_horizon = RunConfig.read(result.run_dir).horizon is not None
+        echo(f"  tstk eval {run}{other_data}")
+        if has_horizon:
+            echo(f"  tstk forecast {run} --data FILE --out forecast.csv")
+        echo(f"  tstk predict {run}{other_data} --out predictions.{'npz' if has_horizon else 'csv'}")
+    echo(f"  tstk report {run}")
     echo(f"  tstk embed {run}{other_data} --out embeddings.npz")
     print_baseline_notes(result.test, result.baselines, result.baselines_skipped, result.baselines_details)
 
