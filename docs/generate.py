@@ -475,13 +475,12 @@ METHODS = {
 DOT_COLORS = {"1-NN": "0.75", "logistic": "0.5", "untrained": "0.5", "bert + cot": "tab:red", "pretrained": "tab:red"}
 NOTEBOOK_FIGURES = {
     "confusion": ("classify-your-table", "confusion"),
-    "reconstruction": ("pretrain-and-probe", "reconstruction"),
+    "reconstruction": ("look-at-tokens", "reconstruction"),
     "few-labels": ("pretrain-and-probe", "few-labels"),
     "patches": ("look-at-tokens", "patches"),
     "wavelets": ("look-at-tokens", "wavelets"),
     "codes": ("look-at-tokens", "codes"),
     "codebook": ("look-at-tokens", "codebook"),
-    "shapes": ("look-at-tokens", "shapes"),
 }
 """Figure of the gallery -> the notebook, and the id of the cell that draws it."""
 
