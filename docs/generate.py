@@ -41,7 +41,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tstk
-from tstk import api, errors
+from tstk import api, errors, plot
 from tstk.benchmarking.ranking import draw_diagram, rank_methods
 from tstk.cli.commands.show import format_default, suggest_command
 from tstk.core.interfaces import BasePipeline, Slot
@@ -64,6 +64,7 @@ PYTHON_SECTIONS: dict[str, tuple[Any, ...]] = {
     "Records": (tstk.Spec, tstk.Series, tstk.Tokens, tstk.StepOutput),
     "Slots": (Slot, tstk.Tokenizer, tstk.Encoder, tstk.Decoder, tstk.Head, tstk.Loss),
     "Pipeline and random numbers": (tstk.Pipeline, BasePipeline, StandardizedModel, tstk.SampleRNG),
+    "Figures": tuple(getattr(plot, name) for name in plot.__all__),
     "Plugins": (tstk.Entry, tstk.Callback),
     "Data": (SeriesSet, Table),
     "Errors": tuple(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, tstk.TstkError)),
@@ -86,16 +87,21 @@ def render_python() -> str:
         "",
     ]
     for section, objects in PYTHON_SECTIONS.items():
-        links = (f"[`{o.__name__}`](#{o.__name__.lower()})" for o in objects)
+        links = (f"[`{_get_name(o)}`](#{_get_name(o).lower().replace('.', '')})" for o in objects)
         lines += [f"- {section}: {', '.join(links)}"]
     for section, objects in PYTHON_SECTIONS.items():
         lines += ["", f"## {section}"]
         for o in objects:
-            module = "" if hasattr(tstk, o.__name__) else f"`{o.__module__}`. "
-            lines += ["", f"### {o.__name__}", "", *_render_signature(o.__name__, o), "", *_render_docstring(o, module)]
+            module = "" if hasattr(tstk, _get_name(o).partition(".")[0]) else f"`{o.__module__}`. "
+            lines += ["", f"### {_get_name(o)}", "", *_render_signature(_get_name(o), o), "", *_render_docstring(o, module)]
             if inspect.isclass(o):
                 lines += [line for member in _render_members(o) for line in ("", *member)]
     return "\n".join(lines) + "\n"
+
+
+def _get_name(obj: Any) -> str:
+    """The name by which users reach a class or function: `fit`, or `plot.tokens`."""
+    return f"plot.{obj.__name__}" if obj.__module__.startswith("tstk.plot") else obj.__name__
 
 
 def _render_members(cls: type) -> Iterator[list[str]]:

@@ -127,3 +127,14 @@ def test_the_readme_names_only_make_targets_that_exist():
     named = set(re.findall(r"^\$ make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert named <= targets, named - targets
     assert {"demo", "test"} <= named
+
+
+def test_pictures_of_the_pages_are_there_and_small():
+    pictures = [
+        (page.parent / source)
+        for page in PAGES
+        for source in re.findall(r"!\[[^\]]+\]\(([\w/.-]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(pictures) >= 7
+    assert [str(path) for path in pictures if not path.is_file()] == []
+    assert [str(path) for path in pictures if path.stat().st_size > 40_000] == []

@@ -13,6 +13,7 @@ from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.plugins.hooks import INTERFACE_VERSION, Entry, hookimpl
 
 if TYPE_CHECKING:
+    from tstk import plot
     from tstk.api import build, build_component, fit, list_components, load, push, resume
     from tstk.config.records import RunResult
     from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
@@ -71,6 +72,7 @@ __all__ = [
     "hookimpl",
     "list_components",
     "load",
+    "plot",
     "push",
     "register",
     "resume",

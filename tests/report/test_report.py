@@ -19,10 +19,11 @@ from tstk.config.records import RunConfig
 from tstk.config.resolve import resolve_config
 from tstk.core.rng import SampleRNG
 from tstk.data import load_data
-from tstk.errors import CheckpointError, TstkError
+from tstk.errors import CheckpointError, OptionError, TstkError
 from tstk.evaluation.classification import score_probabilities
 from tstk.plot.reconstructions import find_masked_samples, reconstruct_masked_tokens
-from tstk.report import classes, load_context, predictions, write_report
+from tstk.report import classes, load_context, predictions, summary, write_report
+from tstk.report.context import Selection
 from tstk.report.page import Section
 from tstk.runs.checkpoint import load
 from tstk.training.runs import train
@@ -240,6 +241,66 @@ def test_a_run_without_a_test_split_or_labels_is_reported_on_validation(tmp_path
     page = read(run, tmp_path)
     assert "Masked samples, validation split" in page.titles
     assert "loss, validation" in page.text
+
+
+def test_channels_series_and_samples_of_a_report_can_be_chosen(forecaster):
+    context = load_context(forecaster, selection=Selection(("u",), (3, 7), (15, 23)))
+    titles = re.findall(r"<figcaption>([^<]*)</figcaption>", predictions.render_forecasts(context).html)
+    count = len(context.split)
+    assert titles[:-1] == [f"u, window {row} of {count}" for row in (3, 7)]
+    predictions.draw_forecast(
+        axes := Figure().subplots(),
+        (series := predictions.compute_forecasts(context, torch.tensor([3]))[0][0]),
+        predictions.get_forecast_axis(context, 3, series),
+        context.selection.window,
+    )
+    lines = {line.get_label(): len(line.get_ydata()) for line in axes.lines}
+    assert lines["observed"] == 8
+    assert lines["forecast"] == 3
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection(channels=("w",)), "--channel w: the channels are u, v"),
+        (Selection(samples=(1000,)), "--sample 1000: the test split has"),
+    ],
+)
+def test_a_selection_that_the_data_lack_is_refused_before_anything_is_drawn(forecaster, selection, message):
+    with pytest.raises(OptionError, match=message):
+        load_context(forecaster, selection=selection)
+
+
+def test_options_that_differ_from_the_defaults_come_first_and_all_others_are_folded(run):
+    html = summary.render_config(load_context(run)).html
+    first, _, folded = html.partition("<details>")
+    options = RunConfig.read(run)
+    for section, values in options.given.items():
+        for name in values:
+            is_default = options.sources.get(f"{section}.{name}") == "default"
+            assert (f"<td>{section}.{name}</td>" in first) == (not is_default)
+            assert f"<td>{name}</td>" in folded
+    assert "open" not in html.partition("<details")[2].partition(">")[0]
+
+
+def test_panels_of_a_report_have_legends_instead_of_names_of_colours_in_the_text(run, masked, forecaster, tmp_path):
+    for folder, labels in (
+        (run, {"training", "validation", "weights kept", "fraction of series"}),
+        (masked, {"masked", "reconstruction"}),
+        (forecaster, {"forecast", "last value"}),
+    ):
+        page = read(folder, tmp_path)
+        drawings = [ElementTree.fromstring(b64decode(p["src"].partition(",")[2])) for p in page.pictures]
+        written = {text.text for drawing in drawings for text in drawing.iter("{http://www.w3.org/2000/svg}text")}
+        assert labels <= written
+        assert not re.search(r"\b(Blue|Dark|orange):", page.text)
+
+
+def test_dates_of_a_table_are_on_the_axes_of_its_forecasts(forecaster, tmp_path):
+    page = read(forecaster, tmp_path)
+    drawing = next(p for p in page.pictures if "forecast of v" in p["alt"])
+    texts = ElementTree.fromstring(b64decode(drawing["src"].partition(",")[2])).iter("{http://www.w3.org/2000/svg}text")
+    assert any(str(text.text).startswith("2020-Jan-01") for text in texts)
 
 
 @pytest.mark.slow

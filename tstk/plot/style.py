@@ -79,12 +79,13 @@ def open_axes(ax: Axes | None, size: tuple[float, float] = SIZE) -> Iterator[Axe
         yield pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
-def save_figure(figure: Figure, format: str = "png") -> bytes:
+def save_figure(figure: Figure, format: str = "png", dpi: int = 150) -> bytes:
     """Return a figure as the contents of a file, the same ones for the same figure.
 
     Args:
         figure: drawn in `STYLE`
-        format: png, at 150 dots per inch, svg or pdf
+        format: png, svg or pdf
+        dpi: dots per inch of a png
     """
     from matplotlib import rc_context
     from matplotlib.text import Text
@@ -95,7 +96,7 @@ def save_figure(figure: Figure, format: str = "png") -> bytes:
     file = io.BytesIO()
     # a fixed salt and no metadata make the SVG deterministic
     with rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": "tstk"}):
-        figure.savefig(file, format=format, dpi=150, metadata=metadata.get(format))
+        figure.savefig(file, format=format, dpi=dpi, metadata=metadata.get(format))
     return file.getvalue()
 
 

@@ -45,15 +45,15 @@ def render_reconstructions(context: RunContext) -> Section | None:
     figures = []
     for channel in channels:
         for row, channels_of_row in zip(rows.tolist(), series, strict=True):
-            one = channels_of_row[channel]
-            label = f"channel {context.channels[channel]} of {context.describe(row)}, {one.describe()}"
-            axis = context.get_axis(row, len(one.samples))
+            item = channels_of_row[channel]
+            label = f"channel {context.channels[channel]} of {context.describe(row)}, {item.describe()}"
+            axis = context.get_axis(row, len(item.samples))
             figures.append(
                 render_panel(
                     label,
                     f"The series and its reconstruction: {label}",
-                    lambda axes, one=one, axis=axis, channel=channel: draw_reconstruction(  # type: ignore[misc]
-                        axes, one, axis, context.selection.window, context.channels[channel]
+                    lambda axes, item=item, axis=axis, channel=channel: draw_reconstruction(  # type: ignore[misc]
+                        axes, item, axis, context.selection.window, context.channels[channel]
                     ),
                 )
             )
