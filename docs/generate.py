@@ -10,8 +10,8 @@ docs/notebooks/*.ipynb          the outputs of the notebooks, whose cells are wr
 docs/figures/*.svg              figures of the results, from benchmarks/results
 docs/figures/*.png              figures of the gallery, from the notebooks
 
-`python docs/generate.py python commands` writes these pages alone, `... notebooks` those of a folder. A test says when they are no longer what the code
-says.
+`python docs/generate.py python commands` writes these pages alone, `python docs/generate.py notebooks figures` those of
+folders. A test says when they are no longer what the code says.
 """
 
 from __future__ import annotations
@@ -93,7 +93,14 @@ def render_python() -> str:
         lines += ["", f"## {section}"]
         for o in objects:
             module = "" if hasattr(tstk, _get_name(o).partition(".")[0]) else f"`{o.__module__}`. "
-            lines += ["", f"### {_get_name(o)}", "", *_render_signature(_get_name(o), o), "", *_render_docstring(o, module)]
+            lines += [
+                "",
+                f"### {_get_name(o)}",
+                "",
+                *_render_signature(_get_name(o), o),
+                "",
+                *_render_docstring(o, module),
+            ]
             if inspect.isclass(o):
                 lines += [line for member in _render_members(o) for line in ("", *member)]
     return "\n".join(lines) + "\n"
@@ -530,7 +537,8 @@ def draw_pretrained() -> str:
 
 def draw_forecasts() -> str:
     """The errors of forecasts by horizon, beside the published ones of PatchTST, as in the table of the results."""
-    header, _, *lines = re.search(r"\n(\| data \| context .*?)\n\n", RESULTS.read_text("utf-8"), re.DOTALL)[1].splitlines()
+    text = re.search(r"\n(\| data \| context .*?)\n\n", RESULTS.read_text("utf-8"), re.DOTALL)[1]
+    header, _, *lines = text.splitlines()
     names = [cell.strip() for cell in header.split("|")[1:-1]]
     table = [dict(zip(names, (cell.strip(" *") for cell in line.split("|")[1:-1]))) for line in lines]
     styles = {"season": "0.6", "linear map": "tab:blue", "map + Transformer": "tab:red", "PatchTST, published": "black"}
@@ -552,7 +560,8 @@ def _draw_dots(rows: dict[str, dict[str, float]], label: str) -> str:
     figure = Figure(figsize=(9, 0.27 * len(rows) + 1.1), layout="constrained")
     axes = figure.subplots()
     places = range(len(rows))
-    axes.hlines(places, [min(r.values()) for r in rows.values()], [max(r.values()) for r in rows.values()], color="0.85")
+    lowest, highest = zip(*((min(row.values()), max(row.values())) for row in rows.values()))
+    axes.hlines(places, lowest, highest, color="0.85")
     for method in next(iter(rows.values())):
         accuracies = [row[method] for row in rows.values()]
         axes.scatter(accuracies, places, s=34, color=DOT_COLORS.get(method), label=method, zorder=3)

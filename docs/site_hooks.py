@@ -1,4 +1,4 @@
-"""Renders the notebooks as pages of the site: cells, printed outputs, tables and figures, with a link to the notebook."""
+"""Renders the notebooks as pages of the site: cells, printed outputs, tables and figures."""
 
 import base64
 import json
@@ -58,7 +58,7 @@ def _render_output(output: dict[str, Any], figure: str) -> str:
         return f"![figure]({figure})"
     if "text/html" in data:
         table = re.sub(r"<style.*?</style>", "", "".join(data["text/html"]), flags=re.DOTALL)
-        table = re.sub(r'<table[^>]*>', "<table>", table)
+        table = re.sub(r"<table[^>]*>", "<table>", table)
         return "\n".join(line for line in table.splitlines() if line.strip())
     text = "".join(output.get("text") or data.get("text/plain", ""))
     return f"```text\n{text.rstrip()}\n```"

@@ -36,9 +36,7 @@ def test_a_notebook_runs_and_prints_what_it_shows(generate, path):
     ours = {f"tstk_plugins_{folder.name}" for folder in (ROOT / "plugins").iterdir() if folder.is_dir()}
     if absent := sorted(name for name in ours if importlib.util.find_spec(name) is None):
         pytest.skip(f"not installed here: {', '.join(absent)}")
-    shown, now = (
-        nbformat.reads(text, as_version=4) for text in (path.read_text("utf-8"), generate.run_notebook(path))
-    )
+    shown, now = (nbformat.reads(text, as_version=4) for text in (path.read_text("utf-8"), generate.run_notebook(path)))
     assert list(texts(now)) == list(texts(shown)), "run python docs/generate.py notebooks"
 
 
