@@ -6,12 +6,14 @@ The runs are small ones on the embedded data and on a table that is made here.
 from __future__ import annotations
 
 import csv
+import io
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 import tstk
 from tstk.files import write_bytes
@@ -33,19 +35,30 @@ def write_table(path: Path) -> None:
         writer.writerows([start + timedelta(hours=int(h)), f"{v:.2f}"] for h, v in zip(hours, values, strict=True))
 
 
+def shrink(png: bytes) -> bytes:
+    """Return a picture with a palette of 48 colours."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(48).save(file, "png", optimize=True)
+    return file.getvalue()
+
+
 def main() -> None:
     """Train the runs and draw the figures."""
     matplotlib.use("agg")
     with TemporaryDirectory() as folder:
         runs, table = Path(folder), Path(folder, "temperature.csv")
         write_table(table)
-        classifier = tstk.fit(encoder="bert", head="cot", data="har-demo", steps=300, out=runs / "first", **COMMON)
-        masked = tstk.fit(loss="masked", data="har-demo", epochs=200, out=runs / "masked", **COMMON)
+        classifier = tstk.fit(
+            encoder="bert", encoder__depth=1, head="cot", data="har-demo", steps=80, out=runs / "first", **COMMON
+        )
+        masked = tstk.fit(loss="masked", encoder__depth=2, data="har-demo", epochs=40, out=runs / "masked", **COMMON)
         slots = {"tokenizer": "vqvae", "encoder": "identity", "decoder": "own", "loss": "reconstruct"}
-        codes = tstk.fit(**slots, data="har-demo", epochs=60, out=runs / "codes", **COMMON)
-        options = {"context": 72, "horizon": 24, "epochs": 10}
+        codes = tstk.fit(**slots, data="har-demo", epochs=15, out=runs / "codes", **COMMON)
+        options = {"encoder__depth": 1, "context": 72, "horizon": 24, "epochs": 4}
         forecaster = tstk.fit(head="forecast", data=str(table), **options, out=runs / "forecaster", **COMMON)
-        wavelets = tstk.fit(tokenizer="cwt", head="linear", data="har-demo", steps=2, out=runs / "cwt", **COMMON)
+        wavelets = tstk.fit(
+            tokenizer="cwt", encoder__depth=1, head="linear", data="har-demo", steps=2, out=runs / "cwt", **COMMON
+        )
         figures = {
             "forecast": tstk.plot.forecast(forecaster.run_dir, sample=100),
             "tokens": tstk.plot.tokens(codes.run_dir, sample=5, channel="body_acc_x", window=(0, 64)),
@@ -58,7 +71,7 @@ def main() -> None:
         }
         FOLDER.mkdir(exist_ok=True)
         for name, axes in figures.items():
-            write_bytes(FOLDER / f"{name}.png", save_figure(axes.figure, dpi=90), replace=True)
+            write_bytes(FOLDER / f"{name}.png", shrink(save_figure(axes.figure, dpi=80)), replace=True)
 
 
 if __name__ == "__main__":

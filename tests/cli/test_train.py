@@ -23,6 +23,8 @@ def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):
     assert "epoch 2/2" in result.stderr
     for word in ("accuracy", "test", "val", "majority class", "tstk eval 'first run'", "tstk predict 'first run'"):
         assert word in result.stdout
+    assert "  tstk report 'first run'\n" in result.stdout
+    assert "tstk forecast" not in result.stdout
     kept = json.loads(Path("first run/result.json").read_text())
     assert kept["command"].startswith("tstk train --data ")
     assert kept["command"].endswith("--epochs 2 --out 'first run'")
@@ -90,6 +92,7 @@ def test_pretraining_on_a_table_leads_to_a_forecast_and_forecasts_nothing_itself
     second = tstk("train", "--init-from", "a", "--head", "forecast", "--epochs", 1, "--out", "b")
     assert second.exit_code == 0, second.output
     assert "last value" in second.stdout
+    assert "  tstk forecast b --data FILE --out forecast.csv\n" in second.stdout
 
 
 # ------------------------------------------------------------------ dry run

@@ -15,6 +15,7 @@ from tstk.evaluation.probe import probe
 from tstk.inference.export import export
 from tstk.inference.predict import predict, score
 from tstk.inference.segments import list_segments
+from tstk.plot.embeddings import Embeddings
 from tstk.report import predictions, write_report
 
 pytestmark = pytest.mark.slow
@@ -113,7 +114,8 @@ def test_a_pretrained_run_on_classes_per_sample_is_probed_on_classes_of_series_w
 def test_the_report_draws_series_without_a_known_class_apart(run, monkeypatch):
     drawn = []
     monkeypatch.setattr(predictions, "render_panel", lambda label, text, draw, **kwargs: drawn.append(draw) or "")
-    predictions._plot_scatter("", np.eye(3, 2), np.array([0, -1, 1]), ("walk", "rest"))
+    embeddings = Embeddings(np.eye(3, 2), torch.arange(3), np.array([0, -1, 1]), ("walk", "rest"), "")
+    predictions._plot_embeddings("", embeddings.values, embeddings)
     drawn[0](axes := Figure(layout="constrained").subplots())
     names_and_counts = [(part.get_label(), len(part.get_offsets())) for part in axes.collections]
     assert names_and_counts == [("walk", 1), ("rest", 1), ("unknown", 1)]

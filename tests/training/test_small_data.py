@@ -122,7 +122,7 @@ def test_a_run_without_validation_is_scored_reported_and_probed(npz, tmp_path):
     assert result.val == {}
     assert result.selected.by == "last"
     assert (len(load_context(run).data.train), len(load_context(run).data.val)) == (24, 0)
-    assert "Blue: training. The dotted" in write_report(run).read_text(encoding="utf-8")
+    assert "The weights of epoch " in write_report(run).read_text(encoding="utf-8")
     assert probe(run)["sizes"]["val"] > 0  # settings are chosen by some of the series
 
 

@@ -121,8 +121,7 @@ def _count_columns(axes: Axes) -> int:
         return 0
     room = axes.figure.get_figwidth() * axes.get_position().width * LEGEND_CHARACTERS  # type: ignore[union-attr]
     for columns in range(min(len(labels), 6), 1, -1):
-        rows = -(-len(labels) // columns)
-        widths = [6 + max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
+        widths = [6 + max(map(len, part)) for part in np.array_split(np.array(labels, object), columns)]
         if sum(widths) <= room:
             return columns
     return 1

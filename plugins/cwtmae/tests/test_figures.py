@@ -46,8 +46,8 @@ def test_a_pretrained_run_shows_image_mask_and_reconstruction(config, data, tmp_
     )
     train(config("pretrain", SLIM, small), tmp_path / "run")
     shown = alternatives(write_report(tmp_path / "run"))
-    for row in (1, 24):
-        of_series = [text for text in shown if f"of series {row}" in text]
+    for row in (0, 23):
+        of_series = [text for text in shown if f"of series {row}," in text]
         assert sum("Wavelet image" in text and "difference" in text for text in of_series) == 2
         assert sum("masked" in text for text in of_series) == 1
         assert sum("reconstruction" in text for text in of_series) == 2
@@ -67,9 +67,9 @@ def test_the_figures_leave_out_and_reconstruct_masked_patches_only(config, data,
     small = ("decoder", {"decoder": {"dim": 16, "depth": 1, "heads": 2}, "data": data})
     train(config("pretrain", SLIM, small), tmp_path / "run")
     write_report(tmp_path / "run")
-    image = drawn["channel 0 of series 1: image"]
-    title, visible = next((k, v) for k, v in drawn.items() if "series 1: visible patches" in k)
-    reconstruction = drawn["channel 0 of series 1: reconstruction"]
+    image = drawn["channel 0 of series 0, class 0: image"]
+    title, visible = next((k, v) for k, v in drawn.items() if "series 0, class 0: visible patches" in k)
+    reconstruction = drawn["channel 0 of series 0, class 0: reconstruction"]
     masked = visible.isnan()
     assert f"{masked.float().mean():.0%} masked" in title
     assert torch.equal(visible[~masked], image[~masked])
