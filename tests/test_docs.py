@@ -137,4 +137,4 @@ def test_pictures_of_the_pages_are_there_and_small():
     ]
     assert len(pictures) >= 7
     assert [str(path) for path in pictures if not path.is_file()] == []
-    assert [str(path) for path in pictures if path.stat().st_size > 40_000] == []
+    assert [str(path) for path in pictures if path.stat().st_size > 60_000] == []
