@@ -304,3 +304,18 @@ class Plain(tstk.Head):
     exec(cell, notebook)
     tstk.fit(**{**short, "head": notebook["Plain"]}, head__bias=False, out=tmp_path / "run")
     assert tstk.load(tmp_path / "run").head.linear.bias is None
+
+
+def test_a_note_on_data_names_the_line_of_the_user(tmp_path):
+    from tstk.errors import DataNoteWarning
+    from tstk.inference.predict import predict
+
+    rows = ["id,group,t,x"] + [f"{i},{i % 4},{t},{(i + t) % 7}" for i in range(24) for t in range(16)]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    labelled = [rows[0] + ",label"] + [f"{row},{'ab'[int(row.split(',')[0]) % 2]}" for row in rows[1:]]
+    (tmp_path / "labelled.csv").write_text("\n".join(labelled))
+    data = str(tmp_path / "labelled.csv")
+    tstk.fit(head="linear", **TINY, data=data, test_fraction=0.25, steps=1, out=tmp_path / "run", verbose=False)
+    with pytest.warns(DataNoteWarning, match="the rows of an id are one series") as notes:
+        predict(tmp_path / "run", str(tmp_path / "table.csv"))
+    assert {note.filename for note in notes if note.category is DataNoteWarning} == {__file__}

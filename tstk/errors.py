@@ -6,6 +6,8 @@ The command line prints the message and exits with 2. Bugs are never wrapped in 
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from collections.abc import Iterable
 from itertools import takewhile
 
@@ -91,6 +93,14 @@ class DataNoteWarning(UserWarning):
 
 class DataChangedWarning(UserWarning):
     """The data given to a run are not those that it was trained on, have moved, or differ by far in level or scale."""
+
+
+def warn_user(note: str, category: type[UserWarning]) -> None:
+    """Warn, and name the line outside tstk that led here as the place: that of the user's script or cell."""
+    frame, stacklevel = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tstk":
+        frame, stacklevel = frame.f_back, stacklevel + 1
+    warnings.warn(note, category, stacklevel=stacklevel)
 
 
 def compute_edit_distance(a: str, b: str) -> int:

@@ -184,6 +184,18 @@ def test_a_constructor_is_inherited_and_the_nearest_one_wins(module):
     assert read_signature("made_up:Grand").class_attrs["needs"] == ("causal",)
 
 
+def test_options_of_an_inherited_constructor_keep_the_help_of_the_class_that_documents_them():
+    from tstk.builtin.losses.masked import Masked
+
+    class Mine(Masked):
+        """A masked loss of mine."""
+
+    own, inherited = (read_signature(c) for c in (Masked, Mine))
+    assert inherited.summary == "A masked loss of mine."
+    assert {o.name: o.help for o in inherited.options.values()} == {o.name: o.help for o in own.options.values()}
+    assert all(o.help for o in inherited.options.values())
+
+
 def test_ranges_are_read_from_annotations_and_from_aliases_wherever_they_are_defined(module):
     options = read_signature("made_up:Ranged").options
     assert options["depth"].bounds == (("Ge", 1),)

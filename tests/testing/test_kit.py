@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tstk.builtin.encoders.transformer import Transformer
+from tstk.errors import OptionError
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import Plugin, get_registry
 from tstk.testing import Case, NotApplicable, case, expect, list_cases, run_checks
@@ -169,3 +171,18 @@ def test_a_component_whose_needs_no_check_can_meet_is_skipped_once(register_plug
     states = [o.state for o in run_checks("made-up").outcomes if o.case.entry]
     assert states[0] == "expected failure"
     assert set(states[1:]) == {"not applicable"}
+
+
+def test_a_class_of_a_script_or_notebook_is_checked_without_a_plugin(forget_components):
+    class Leaking(Transformer):
+        """A transformer whose tokens see invalid ones."""
+
+        def forward(self, tokens):
+            values = super().forward(tokens).values
+            return tokens.replace(values=values + tokens.values.mean(1, keepdim=True))
+
+    report = run_checks(Leaking)
+    assert {"is_independent_of_batch", "ignores_invalid_tokens"} <= {o.case.check.__name__ for o in report.failed}
+    assert len(report.outcomes) > 10
+    with pytest.raises(OptionError, match="there is no slot ''"):
+        run_checks(dict)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
@@ -19,7 +18,7 @@ from tstk.data.catalog import ARRAYS, SPLIT_SUFFIX, SYNTHETIC, locate, make_abso
 from tstk.data.config import DataConfig
 from tstk.data.recordings import is_manifest, list_recordings
 from tstk.data.shards import is_pattern, list_shards
-from tstk.errors import DataChangedWarning, DataError, TstkError
+from tstk.errors import DataChangedWarning, DataError, TstkError, warn_user
 from tstk.plugins.registry import get_registry
 
 MAX_FULL_HASH = 2**28
@@ -141,7 +140,7 @@ def locate_run_data(run_config: RunConfig, data_root: str | None = None) -> Data
     """
     table, notes = find_run_data(run_config, data_root)
     for note in filter(None, (*notes, describe_data_changes(run_config, table))):
-        warnings.warn(note, DataChangedWarning, stacklevel=3)
+        warn_user(note, DataChangedWarning)
     return table
 
 

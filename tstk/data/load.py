@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tstk.data.catalog import SYNTHETIC, DatasetFiles, locate, read_file, split_names
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
-from tstk.errors import DataError, DataNoteWarning, OptionError
+from tstk.errors import DataError, DataNoteWarning, OptionError, warn_user
 from tstk.files import check_readable
 
 if TYPE_CHECKING:
@@ -217,7 +216,7 @@ def read_for_model(
         if is_recording:
             data = cut_recordings(data, input_schema["length"], input_schema["length"], 0)
     if data.note:
-        warnings.warn(data.note, DataNoteWarning, stacklevel=3)
+        warn_user(data.note, DataNoteWarning)
     return data
 
 

@@ -8,7 +8,6 @@ embed("runs/a", "new.csv")["embedding"]      # [N, E]
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from tstk.data.identity import locate_run_data
 from tstk.data.lazy_array import LazyArray
 from tstk.data.load import load_data, load_split
 from tstk.data.times import continue_rows
-from tstk.errors import DataError, DataNoteWarning, OptionError, TstkError
+from tstk.errors import DataError, DataNoteWarning, OptionError, TstkError, warn_user
 from tstk.evaluation.baselines import score_baselines
 from tstk.evaluation.calibration import parse_rate
 from tstk.evaluation.evaluate import evaluate, iter_batches
@@ -233,7 +232,7 @@ def predict(
     if prediction.labels.ndim == 2:
         if pipeline.resize is not None:
             note = f"samples are those of series resampled to {pipeline.resize}, as in training, not of the file"
-            warnings.warn(note, DataNoteWarning, stacklevel=2)
+            warn_user(note, DataNoteWarning)
         return _describe_samples(prediction, split, pipeline.spec.length)
     classes = np.array(prediction.classes)
     result = {"predicted": prediction.labels, "probability": prediction.probabilities, "classes": classes}

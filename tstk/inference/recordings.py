@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from tstk.data.load import read_run_splits, read_splits
 from tstk.data.precision import compute_offset, subtract_offset
 from tstk.data.scale import describe_other_scale
 from tstk.data.windowing import resolve_split_boundaries
-from tstk.errors import DataChangedWarning, DataError, OptionError
+from tstk.errors import DataChangedWarning, DataError, OptionError, warn_user
 from tstk.inference.identity import Arrays, identify_series
 from tstk.plugins.registry import get_registry
 
@@ -167,7 +166,7 @@ def warn_of_other_scale(pipeline: Pipeline, run_config: RunConfig, x: Tensor | L
     offset = None if pipeline.offset is None else pipeline.offset.numpy()
     if difference := describe_other_scale(x, run_config.channels, mean, std, offset):
         note = f"{name}: {difference} of {run_config.run_dir}; if the units differ, convert the data"
-        warnings.warn(note, DataChangedWarning, stacklevel=3)
+        warn_user(note, DataChangedWarning)
 
 
 def build_recordings(

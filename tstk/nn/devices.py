@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import distributed
+
+
+@contextmanager
+def ignore_missing_widgets() -> Iterator[None]:
+    """Silence what tqdm says in a notebook without ipywidgets, as libraries that tstk imports import it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        yield
 
 
 def default_device() -> str:

@@ -12,7 +12,7 @@ import ast
 import inspect
 import operator
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, field, fields
 from functools import cache
 from math import isfinite
@@ -163,7 +163,6 @@ def read_signature(target: str | type) -> Signature:
         return _inspect_signature(target)
     module, _, name = target.partition(":")
     lineage = _find_definitions(module, name)
-    doc = next((d for node, _ in lineage if (d := ast.get_docstring(node))), "")
     class_attrs: dict[str, Any] = {}
     for node, _ in lineage:
         for item in node.body if isinstance(node, ast.ClassDef) else ():
@@ -173,7 +172,7 @@ def read_signature(target: str | type) -> Signature:
                     class_attrs[attribute] = ast.literal_eval(value)  # type: ignore[arg-type]
                 except ValueError:
                     continue
-    text, help_lines = _parse_docstring(doc)
+    text, help_lines = _merge_docstrings(ast.get_docstring(node) for node, _ in lineage)
     options = {
         name: _parse_option(name, annotation, default, help_lines.get(name, ""), target, defining_module)
         for name, annotation, default, defining_module in _list_parameters(lineage)
@@ -353,11 +352,10 @@ def _find_alias(module: str, name: str) -> tuple[ast.expr, str] | None:
 def _inspect_signature(cls: type) -> Signature:
     """Return the signature of a class that exists already, such as one of a notebook."""
     lineage = [c for c in cls.__mro__ if c.__module__.partition(".")[0] not in ("torch", "builtins")]
-    doc = next((inspect.cleandoc(c.__doc__) for c in lineage if c.__doc__), "")
     class_attrs: dict[str, Any] = {}
     for c in reversed(lineage):
         class_attrs |= {k: v for k, v in vars(c).items() if not k.startswith("__") and is_literal(v)}
-    text, help_lines = _parse_docstring(doc)
+    text, help_lines = _merge_docstrings(c.__doc__ and inspect.cleandoc(c.__doc__) for c in lineage)
     options = {
         name: _inspect_option(cls, parameter, help_lines.get(name, ""))
         for name, parameter in inspect.signature(cls).parameters.items()
@@ -429,6 +427,13 @@ def _split_union(node: ast.expr) -> list[ast.expr]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return _split_union(node.left) + _split_union(node.right)
     return [node]
+
+
+def _merge_docstrings(docs: Iterable[str | None]) -> tuple[str, dict[str, str]]:
+    """Return the text of the nearest docstring, and the help lines of all, since options are inherited too."""
+    parsed = [_parse_docstring(doc) for doc in docs if doc]
+    help_lines = {name: line for _, lines in reversed(parsed) for name, line in lines.items()}
+    return (parsed[0][0] if parsed else ""), help_lines
 
 
 def _parse_docstring(doc: str) -> tuple[str, dict[str, str]]:

@@ -5,7 +5,6 @@ into a new pipeline. No import path is read from a file, and nothing is unpickle
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,7 +29,14 @@ from tstk.core.finite import describe_bad_weights
 from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline, get_tokenizer_spec
 from tstk.core.types import Spec
-from tstk.errors import CheckpointError, OptionError, SourceChangedWarning, TstkError, UnknownNameError
+from tstk.errors import (
+    CheckpointError,
+    OptionError,
+    SourceChangedWarning,
+    TstkError,
+    UnknownNameError,
+    warn_user,
+)
 from tstk.files import atomic_write, check_readable
 from tstk.plugins.distribution import get_distribution
 from tstk.plugins.hooks import INTERFACE_VERSION, LOCAL, SLOTS
@@ -245,7 +251,7 @@ def load(run_dir: str | Path, **components: type | str) -> Pipeline:
     provide_components(run_dir, RunConfig.read(run_dir).local, components)
     run_config = RunConfig.read(run_dir)
     for note in check_plugins(run_config):
-        warnings.warn(note, SourceChangedWarning, stacklevel=2)
+        warn_user(note, SourceChangedWarning)
     state = read_weights(run_dir)
     temperature = _pop_temperature(run_dir, state)
     # on the meta device first, since a damaged config.json may claim any size

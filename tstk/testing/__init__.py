@@ -8,7 +8,8 @@ In a plugin's own tests, one case per (entry, check):
     def test_contract(check):
         check()
 
-`tstk plugins check tstk-plugins-mine` runs the same list. Two optional literals in `plugin.py` configure it:
+`tstk plugins check tstk-plugins-mine` runs the same list, and `run_checks(MyEncoder)` the checks of a class in a script
+or notebook. Two optional literals in `plugin.py` configure it:
 
     SMALL_OPTIONS = {"tokenizer:mine": {"codes": 8}}  # options that make a component small
     EXPECTED_FAILED_CHECKS = {"encoder:mine:is_permutation_equivariant": "reads tokens in order"}  # check -> reason

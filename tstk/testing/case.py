@@ -10,6 +10,7 @@ from unittest import SkipTest
 
 from tstk.errors import TstkError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import SLOTS, Entry
+from tstk.plugins.local import register_component
 from tstk.plugins.location import locate_definition, locate_error
 from tstk.plugins.registry import Plugin, get_registry
 from tstk.testing import components, decoders, encoders, entries, gradients, heads, kernels, losses, tokenizers
@@ -194,30 +195,39 @@ def find_plugin(dist: str) -> Plugin:
     return matches[0]
 
 
-def list_cases(dist: str) -> list[Case]:
-    """Return all cases of a plugin: its own, then those of each entry.
-
-    Raises:
-        UnknownNameError: it is not installed
-    """
-    plugin = find_plugin(dist)
-    cases = [Case(plugin.dist, check) for check in PLUGIN_CHECKS]
-    for entry in get_registry().list_entries():
-        if entry.dist == plugin.dist:
-            checks = (*(COMPONENT_CHECKS if entry.kind in SLOTS else ()), *CHECKS_BY_KIND.get(entry.kind, ()))
-            cases += [Case(plugin.dist, check, entry) for check in checks]
-    return cases
-
-
-def run_checks(dist: str, on_outcome: Callable[[Outcome], None] = lambda outcome: None) -> Report:
-    """Run all cases of a plugin.
+def list_cases(subject: str | type) -> list[Case]:
+    """Return all cases of a plugin, its own and then those of each entry, or of a component of a script or notebook.
 
     Args:
-        dist: distribution of the plugin, or the name of its entry point
+        subject: distribution of the plugin, or the name of its entry point; or a class derived from a slot
+
+    Raises:
+        UnknownNameError: the plugin is not installed
+        OptionError: the class is no component
+    """
+    if isinstance(subject, type):
+        kind = getattr(subject, "kind", "")
+        return _list_cases_of_entry(get_registry().find(kind, register_component(kind, subject)))
+    plugin = find_plugin(subject)
+    entries = [e for e in get_registry().list_entries() if e.dist == plugin.dist]
+    cases = [Case(plugin.dist, check) for check in PLUGIN_CHECKS]
+    return [*cases, *(case for entry in entries for case in _list_cases_of_entry(entry))]
+
+
+def _list_cases_of_entry(entry: Entry) -> list[Case]:
+    checks = (*(COMPONENT_CHECKS if entry.kind in SLOTS else ()), *CHECKS_BY_KIND.get(entry.kind, ()))
+    return [Case(entry.dist, check, entry) for check in checks]
+
+
+def run_checks(subject: str | type, on_outcome: Callable[[Outcome], None] = lambda outcome: None) -> Report:
+    """Run all cases of a plugin or of a component: `print(run_checks(MyEncoder))`.
+
+    Args:
+        subject: as for `list_cases`
         on_outcome: called with each outcome as soon as it is known
     """
     report = Report()
-    for case in list_cases(dist):
+    for case in list_cases(subject):
         report.outcomes.append(run_case(case))
         on_outcome(report.outcomes[-1])
     return report

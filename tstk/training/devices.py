@@ -18,6 +18,7 @@ import torch
 from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline
 from tstk.errors import OptionError, TrainingError
+from tstk.nn.devices import ignore_missing_widgets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,8 +36,9 @@ def create_accelerator(device: str, precision: str) -> Accelerator:
         OptionError: the device does not exist or does not support the precision, or Accelerate is configured for a
             distributed strategy other than DDP and FSDP 2
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
+    with ignore_missing_widgets():
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
 
     if device == "cuda" and not torch.cuda.is_available():
         raise OptionError("--device cuda: torch sees no GPU here; use --device cpu")

@@ -15,6 +15,7 @@ from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError, TstkError
 from tstk.nn.attention import check_heads
 from tstk.nn.blocks import build_projection
+from tstk.nn.devices import ignore_missing_widgets
 from tstk.nn.positions import check_position_std, init_pos_embed
 from tstk.nn.pretrained import copy_parameters, iter_non_norm_parameters
 from tstk.plugins.distribution import format_install_command
@@ -188,7 +189,8 @@ class HF(Encoder):
 
 def _import_transformers() -> Any:
     try:
-        import transformers
+        with ignore_missing_widgets():
+            import transformers
     except ModuleNotFoundError as error:
         raise TstkError(
             f"encoder 'hf' needs {error.name}, which is not installed: {format_install_command('hf')}"

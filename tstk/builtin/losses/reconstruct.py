@@ -29,7 +29,8 @@ class Reconstruct(Loss):
             IncompatibleError: the decoder predicts per token and the tokenizer has no targets
         """
         if not decoder.predicts_series and self.spec.target_dim is None:
-            raise IncompatibleError(self.missing_message("target_dim"))
+            remedy = " A decoder that predicts whole series, --decoder own, needs no target."
+            raise IncompatibleError(self.missing_message("target_dim") + remedy)
         self.predicts_series = decoder.predicts_series
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:

@@ -1,0 +1,78 @@
+"""The notebooks run from the first cell to the last, and what they show is what they print now."""
+
+import base64
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+nbformat = pytest.importorskip("nbformat", reason="the notebooks are run with nbclient, of the extra test")
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def texts(notebook):
+    """The printed lines of each cell, without numbers, whose last digits differ between processors."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            text = output.get("text") or output.get("data", {}).get("text/plain", "")
+            yield cell.id, output.get("name", output.output_type), re.sub(r"[\s\d.+-]+", " ", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_runs_and_prints_what_it_shows(generate, path):
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    ours = {f"tstk_plugins_{folder.name}" for folder in (ROOT / "plugins").iterdir() if folder.is_dir()}
+    if absent := sorted(name for name in ours if importlib.util.find_spec(name) is None):
+        pytest.skip(f"not installed here: {', '.join(absent)}")
+    shown, now = (nbformat.reads(text, as_version=4) for text in (path.read_text("utf-8"), generate.run_notebook(path)))
+    assert list(texts(now)) == list(texts(shown)), "run python docs/generate.py notebooks"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_is_small_and_names_no_machine_and_no_error(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs, "run python docs/generate.py notebooks"
+    assert {o.output_type for o in outputs} <= {"stream", "display_data", "execute_result"}
+    assert [o.text for o in outputs if o.get("name") == "stderr"] == []
+    pictures = [base64.b64decode(o.data["image/png"]) for o in outputs if "image/png" in o.get("data", {})]
+    assert all(len(picture) < 60_000 for picture in pictures)
+    assert not re.search(r"/(home|root|tmp|work|Users|usr)/|ipykernel_", path.read_text("utf-8"))
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+
+
+def test_the_links_of_the_notebooks_lead_somewhere():
+    for path in NOTEBOOKS:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", path.read_text("utf-8")):
+            assert (path.parent / link).exists(), (path.name, link)
+
+
+def test_figures_are_those_of_the_recorded_results_and_of_the_notebooks(generate):
+    figures = {page: make for page, make in generate.PAGES.items() if page.parent.name == "figures"}
+    assert {page.name for page in figures} == {page.name for page in (ROOT / "docs" / "figures").iterdir()}
+    for page, make in figures.items():
+        assert page.stat().st_size < 60_000
+        if page.suffix == ".png":
+            assert page.read_bytes() == make(), f"{page.name}: run python docs/generate.py notebooks figures"
+    accuracies = generate.read_accuracies()
+    assert len(accuracies) == 13
+    assert accuracies["ArrowHead"]["bert + cot"] == pytest.approx(0.802, abs=5e-4)  # of the table in docs/results.md
+    assert accuracies["GunPoint"]["1-NN"] == pytest.approx(0.913, abs=5e-4)
+    drawn = (ROOT / "docs" / "figures" / "accuracies.svg").read_text("utf-8")
+    assert all(f">{name}<" in drawn for name in [*accuracies, *generate.METHODS.values()])
