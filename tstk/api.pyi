@@ -371,11 +371,11 @@ def tune(
     decoder: str | PathLike[str] | Mapping[str, Any] | type[Decoder] | None = None,
     head: str | PathLike[str] | Mapping[str, Any] | type[Head] | None = None,
     loss: str | PathLike[str] | Mapping[str, Any] | type[Loss] | None = None,
-    data: str | PathLike[str] | Mapping[str, Any] | None = None,
+    data: str | PathLike[str] | DataFrame | Mapping[str, Any] | None = None,
     data_root: str | PathLike[str] | None = None,
-    train_data: str | PathLike[str] | None = None,
-    val_data: str | PathLike[str] | None = None,
-    test_data: str | PathLike[str] | None = None,
+    train_data: str | DataFrame | PathLike[str] | None = None,
+    val_data: str | DataFrame | PathLike[str] | None = None,
+    test_data: str | DataFrame | PathLike[str] | None = None,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     folds: int | None = None,
@@ -432,6 +432,9 @@ def tune(
     mixup: float = 0.0,
     gradient_checkpointing: bool = False,
     compile: bool = False,
+    lora: int | None = None,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
     probe_every: int | None = None,
     validate_every: int | None = None,
     patience: int | None = None,
@@ -465,7 +468,7 @@ def tune(
         decoder: name of the decoder, a run directory to initialize it from, a table of options, or a class
         head: name of the head, a run directory to initialize it from, a table of options, or a class
         loss: name of the loss, a run directory to initialize it from, a table of options, or a class
-        data: name of a data set, a file, or a folder; har-demo if None
+        data: name of a data set, a file, a folder, or a data frame of pandas or polars; har-demo if None
         data_root: folder to search for data sets by name; the variable TSTK_DATA if not given
         train_data: name or path of the training data, if not the training split of the data set; "test" trains on
             the test split without its labels, as some papers pretrain, and validates on the training split
@@ -553,6 +556,10 @@ def tune(
         gradient_checkpointing: recompute the activations of Transformer blocks in the backward pass: less memory, a
             third more time
         compile: compile encoder, decoder and head with torch.compile: the first steps take long, later ones less
+        lora: rank of low-rank updates (LoRA, Hu et al. 2021) of the linear layers in the encoder's blocks, trained
+            in place of its pretrained weights; the weights that are saved have them added; none trains all weights
+        lora_alpha: factor of the updates, times their rank; the rank if none, hence a factor of 1
+        lora_dropout: dropout rate of the inputs of the updates
         probe_every: every N epochs, fit a linear probe on frozen features and log its validation accuracy; labels
             never reach the weights
         validate_every: optimizer steps between two validations, which then count as an epoch; none means a pass

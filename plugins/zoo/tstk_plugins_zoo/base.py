@@ -111,6 +111,10 @@ class PretrainedEncoder(Encoder):
         self.out_project = nn.Linear(dim, out_dim) if out_dim not in (None, dim) else nn.Identity()
         self.out = self.spec.replace(dim=out_dim or dim, causal=False, num_prefix_tokens=num_prefix_tokens)
 
+    def pretrained_paths(self) -> tuple[str, ...]:
+        """Return the path of the model; the projections before and after it are not part of a checkpoint."""
+        return ("model",)
+
     def project_tokens(self, tokens: Tokens) -> Tensor:
         """Return the content of the tokens in the width of the model, [B, N, dim]; constant where invalid."""
         # Invalid tokens may hold anything, even NaN, which would spread through the projection's gradient.
