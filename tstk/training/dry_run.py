@@ -14,6 +14,7 @@ from tstk.config.resolve import Config
 from tstk.core.interfaces import Encoder
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Tokens
+from tstk.data.data_module import DataModule
 from tstk.nn.blocks import enable_gradient_checkpointing
 from tstk.training.config import TrainConfig
 from tstk.training.devices import limit_threads
@@ -120,7 +121,7 @@ def dry_run(config: Config, print_fn: Callable[[str], None] = lambda line: None)
         stages=stages,
         num_tokens=output.tokens.values.shape[1],
         target_dim=pipeline.loss.out.target_dim or 0 if pipeline.decoder is not None else 0,
-        pos_embed_ratio=compute_pos_embed_ratio(pipeline.encoder, output.visible),
+        pos_embed_ratio=_measure_positions(pipeline, data),
         losses=", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items()),
         state_bytes=memory.state_bytes,
         activation_bytes=memory.activation_bytes,
@@ -138,6 +139,14 @@ def _time_step(trainer: Trainer, batch_size: int) -> float:
     begin = time.perf_counter()
     trainer.train_step.compute_gradients(1, [series])
     return (time.perf_counter() - begin) * trainer.config.grad_accum_steps
+
+
+@torch.no_grad()
+def _measure_positions(pipeline: Pipeline, data: DataModule) -> float | None:
+    """Return `compute_pos_embed_ratio` over series from the whole training split, since neighbours may be alike."""
+    pipeline.eval()
+    rows = torch.linspace(0, len(data.train) - 1, min(64, len(data.train))).long()
+    return compute_pos_embed_ratio(pipeline.encoder, pipeline.tokenize(data.train.batch(rows)).tokens)
 
 
 @torch.no_grad()
