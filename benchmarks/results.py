@@ -19,7 +19,7 @@ FORMAT = 1
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["torch", "triton", "numpy", "faiss-cpu", "vector-quantize-pytorch", "ptwt", "PyWavelets", "flash-attn"]
 PACKAGES += ["liger-kernel"]
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "TSTK_KERNELS")
+VARIABLES: tuple[str, ...] = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "TSTK_KERNELS")
 VARIABLES += ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "FAISS_SIMD_LEVEL")
 
 

@@ -7,6 +7,7 @@ the same name is resumed.
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -66,7 +67,9 @@ def main() -> int:
     parser.add_argument(
         "--within", type=float, default=float("inf"), metavar="SECONDS", help="start no case after this time"
     )
-    parser.add_argument("--match", default="", metavar="TEXT", help="only cases with this in their name")
+    parser.add_argument(
+        "--match", default="", metavar="REGEX", type=re.compile, help="only cases in whose name this is found"
+    )
     parser.add_argument("--check-only", action="store_true", help="check outputs without timing")
     parser.add_argument("--ours", action="store_true", help="only our own contenders")
     parser.add_argument("--first", action="store_true", help="only the first shape of each operation, on one thread")
@@ -84,7 +87,7 @@ def main() -> int:
     if args.first:
         grids = [[c for c in grid if (c.size, c.threads) == (grid[0].size, 1)] for grid in grids]
     for number, case in enumerate(interleave_cases(grids)):
-        if args.match not in str(case) or case in results or number % args.parts != args.part:
+        if not args.match.search(str(case)) or case in results or number % args.parts != args.part:
             continue
         if time.monotonic() - begin > args.within:
             left += 1

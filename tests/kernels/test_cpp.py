@@ -12,6 +12,7 @@ import torch
 from tstk.errors import IncompatibleError
 from tstk.kernels import cpp, nearest_code
 from tstk.kernels.cpp import Library
+from tstk.kernels.dispatch import Backend
 from tstk.kernels.nearest_code import nearest_code_op
 
 SOURCE = """
@@ -101,6 +102,7 @@ def test_a_broken_compiler_is_tried_once_and_its_message_kept(library, cache, tm
         with pytest.raises(IncompatibleError, match=reason):
             library.load()
     assert (tmp_path / "calls").read_text() == "called\n"
+    assert not library.path.exists()  # so that a repaired compiler is used by the next process
     assert reason in library.why_unavailable()
 
 
@@ -111,8 +113,57 @@ def test_a_cache_that_cannot_be_written_is_named(library, cache, monkeypatch, co
 
 def test_a_library_that_others_can_write_is_not_loaded(library, compiler):
     library.load()
+    for mode in (0o666, 0o664):
+        library.path.chmod(mode)
+        assert "can be written by other users; delete it and set TSTK_CACHE" in (
+            make_library(library.source).why_not_loaded()
+        )
+    library.path.chmod(0o644)
+    assert not make_library(library.source).why_not_loaded()
+    library.path.parent.chmod(0o777)  # in which anyone may replace the file
+    assert "can be written by other users" in make_library(library.source).why_not_loaded()
+    library.path.parent.chmod(0o1777)
+    assert not make_library(library.source).why_not_loaded()
+
+
+def test_a_library_is_loaded_whatever_the_umask(library, compiler):
+    before = os.umask(0)
+    try:
+        assert not library.why_not_loaded()
+    finally:
+        os.umask(before)
+    assert not make_library(library.source).why_not_loaded()
+
+
+def test_a_damaged_library_is_compiled_again(library, compiler, monkeypatch):
+    library.path.parent.mkdir(parents=True)
+    library.path.write_bytes(b"")
+    with monkeypatch.context() as context:
+        context.setattr(cpp, "_find_compiler", list)
+        assert "file too short" in make_library(library.source).why_not_loaded()
+    assert library.load().add(1, 2) == 3
+
+
+def test_a_table_of_backends_says_what_cannot_be_loaded(library):
+    library.path.parent.mkdir(parents=True)
+    library.path.write_bytes(b"")
     library.path.chmod(0o666)
-    assert "can be written by other users; set TSTK_CACHE" in make_library(library.source).why_not_loaded()
+    assert "can be written by other users" in Backend("cpp", "", get_library=lambda: library).why_not_selected()
+
+
+@pytest.mark.parametrize("variable", ["no-such-compiler", 'g++ "'])
+def test_a_variable_that_names_no_compiler_is_named(library, monkeypatch, variable):
+    monkeypatch.setenv("CXX", variable)
+    assert f"the variable CXX, {variable!r}, names no installed one" in library.why_unavailable()
+
+
+def test_a_compiler_that_does_not_end_is_stopped(library, tmp_path, monkeypatch):
+    command = tmp_path / "endless"
+    command.write_text("#!/bin/sh\nexec sleep 100\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("CXX", str(command))
+    monkeypatch.setattr(cpp, "TIMEOUT", 0.05)
+    assert library.why_not_loaded() == f"add.cpp: {command} was stopped after 0.05 s"
 
 
 @pytest.mark.slow

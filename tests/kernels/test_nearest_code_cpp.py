@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.kernels.test_nearest_code import assert_documented, draw_extreme, find_wrong_ids, first_of, with_repeats
 from tstk.kernels import cpp, nearest_code, use_backend
@@ -139,6 +140,26 @@ def test_where_products_round_otherwise_torch_is_selected(monkeypatch, library):
         assert nearest_code_op.select(None, torch.zeros(4096, 8), torch.zeros(512, 8)).name == "torch"
     finally:
         library._compare_rounding.cache_clear()
+
+
+def test_tensors_without_memory_are_left_to_torch(library):
+    z, codes = torch.randn(4096, 8), torch.randn(512, 8)
+    selected = []
+
+    def select(z):
+        selected.append(nearest_code_op.explain_unsupported(z, codes)["cpp"])
+        return z
+
+    torch.func.vmap(select)(z[None])
+    torch.func.grad(lambda z: select(z).sum())(z)
+    torch.jit.trace(select, (z,), check_trace=False)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        select(z)
+        fake = mode.from_tensor(z)
+    select(fake)
+    assert selected == ["a compiler or transform of torch cannot trace it"] * 5
+    select(z)
+    assert not selected[-1]
 
 
 @pytest.mark.slow

@@ -135,15 +135,16 @@ def _check_parent(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, size: int | None = None, *, replace: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, size: int | None = None, *, replace: bool = True, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Yield a new file; on success, flush it to disk and rename it to `path`.
 
-    Its mode follows the umask. Its `name` is its path, for libraries that open files themselves.
+    Its `name` is its path, for libraries that open files themselves.
 
     Args:
         path: of the file
         size: its size in bytes, for the message about a full disk
         replace: whether an existing file may be replaced
+        mode: its permissions, less those that the umask takes
 
     Raises:
         FileError: the file cannot be written, or exists and `replace` is False; what was there is unchanged
@@ -154,7 +155,7 @@ def atomic_write(path: Path, size: int | None = None, *, replace: bool = True) -
         try:
             inner = part / path.name
             with inner.open("x+b") as file:
-                mode = os.fstat(file.fileno()).st_mode & 0o777
+                mode &= os.fstat(file.fileno()).st_mode
                 yield file
             inner.chmod(mode)  # safetensors replaces the file by one that only its owner can read
             _fsync(inner)

@@ -13,6 +13,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +23,14 @@ from pathlib import Path
 import torch
 
 from tstk.errors import FileError, IncompatibleError
-from tstk.files import atomic_write, get_cache_dir
+from tstk.files import atomic_write, explain_write_errors, get_cache_dir
 
 COMPILERS = ("c++", "g++", "clang++")
 OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti")
 INSTRUCTION_SETS = {"AVX512": ("-mavx512f", "-mavx2", "-mfma"), "AVX2": ("-mavx2", "-mfma")}
 """Options of the compiler by the instruction set that torch uses, which ATEN_CPU_CAPABILITY may lower."""
-TIMEOUT = 120
-"""Seconds after which a compiler is stopped."""
+TIMEOUT = 60
+"""Seconds after which a compiler is stopped; it takes one or two, and a call waits for it."""
 
 Signature = tuple[type | None, Sequence[type]]
 """Types of the result and of the arguments of a C function."""
@@ -65,6 +66,8 @@ class Library:
             return "its kernels need a processor with AVX2 or AVX-512"
         if self.is_built() or _find_compiler():
             return ""
+        if command := os.environ.get("CXX"):
+            return f"it needs a C++ compiler, and the variable CXX, {command!r}, names no installed one"
         return f"it needs a C++ compiler, and there is none of {', '.join(COMPILERS)} (on Debian: apt install g++)"
 
     def is_built(self) -> bool:
@@ -80,9 +83,7 @@ class Library:
         if self._loaded is None:
             if not self.why_unavailable():
                 try:
-                    if not self.is_built():
-                        self._compile()
-                    self._loaded = self._open()
+                    self._loaded = self._declare(self._open() or self._compile())
                 except (OSError, FileError, subprocess.SubprocessError) as error:
                     self._fault = " ".join(str(error).split())[:300]
             if self._loaded is None:
@@ -97,18 +98,50 @@ class Library:
             return str(error)
         return ""
 
-    def _compile(self) -> None:
+    def _open(self) -> ctypes.CDLL | None:
+        """Load the library from the cache; None if it is absent, or if it is damaged and can be compiled again.
+
+        Raises:
+            OSError: others can write the file, or replace it: it would run with the rights of this process
+        """
+        if not self.path.is_file():
+            return None
+        file, folder = self.path.stat(), self.path.parent.stat()
+        is_folder_open = folder.st_mode & 0o002 and not folder.st_mode & stat.S_ISVTX
+        if file.st_uid not in (0, os.getuid()) or file.st_mode & 0o022 or is_folder_open:
+            raise OSError(
+                f"{self.path} can be written by other users; delete it and set TSTK_CACHE to a folder of your own"
+            )
+        try:
+            return ctypes.CDLL(str(self.path))
+        except OSError:
+            if not _find_compiler():
+                raise
+            return None
+
+    def _compile(self) -> ctypes.CDLL:
         """Compile the source into the cache. Of several processes at once each writes the same file, atomically."""
         command = [*_find_compiler(), *OPTIONS, *INSTRUCTION_SETS[torch.backends.cpu.get_cpu_capability()]]
-        with atomic_write(self.path) as file:
+        folder = self.path.parent
+        with explain_write_errors(self.path):
+            folder.mkdir(0o755, parents=True, exist_ok=True)
+        with atomic_write(self.path, mode=0o644) as file:  # one that others can write is not loaded
             _run_compiler([*command, str(self.source), "-o", file.name])
+            try:
+                ctypes.CDLL(file.name)  # before others find it
+            except OSError as error:
+                reason = str(error).replace(file.name, self.path.name)
+                raise subprocess.SubprocessError(
+                    f"the library that {command[0]} made cannot be loaded from {folder}: {reason}; TSTK_CACHE selects"
+                    " another folder"
+                ) from None
+        library = self._open()
+        if library is None:
+            raise OSError(f"{self.path} was deleted while it was loaded")
+        return library
 
-    def _open(self) -> ctypes.CDLL:
-        """Load the library, unless others could have written it: it runs with the rights of this process."""
-        state = self.path.stat()
-        if state.st_uid not in (0, os.getuid()) or state.st_mode & 0o002:
-            raise OSError(f"{self.path} can be written by other users; set TSTK_CACHE to a folder of your own")
-        library = ctypes.CDLL(str(self.path))
+    def _declare(self, library: ctypes.CDLL) -> ctypes.CDLL:
+        """Declare the types of the functions."""
         for name, (result, arguments) in self.functions.items():
             function = getattr(library, name, None)
             if function is None:
@@ -129,6 +162,8 @@ def _run_compiler(command: list[str]) -> None:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, env=os.environ | {"LC_ALL": "C"}
         )
+    except subprocess.TimeoutExpired:
+        raise subprocess.SubprocessError(f"{command[0]} was stopped after {TIMEOUT} s") from None
     except OSError as error:
         raise subprocess.SubprocessError(f"{command[0]} cannot be run: {error.strerror}") from None
     if done.returncode:
@@ -139,7 +174,15 @@ def _run_compiler(command: list[str]) -> None:
 
 def _find_compiler() -> list[str]:
     """Return the command of the C++ compiler: that of the variable CXX, or the first that is installed; or nothing."""
-    command = shlex.split(os.environ.get("CXX") or "")
+    return _search_compiler(os.environ.get("CXX") or "", os.environ.get("PATH"))
+
+
+@lru_cache  # until the kernel is loaded, every search asks
+def _search_compiler(variable: str, folders: str | None) -> list[str]:
+    try:
+        command = shlex.split(variable)
+    except ValueError:  # a quotation mark is missing
+        return []
     if command:
-        return command if shutil.which(command[0]) else []
-    return next(([path] for name in COMPILERS if (path := shutil.which(name))), [])
+        return command if shutil.which(command[0], path=folders) else []
+    return next(([path] for name in COMPILERS if (path := shutil.which(name, path=folders))), [])

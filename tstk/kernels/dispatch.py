@@ -83,8 +83,13 @@ class Backend:
 
         if self.name == "triton" and _HAS_TRITON and is_triton_interpreted():
             return "Triton's interpreter (TRITON_INTERPRET=1) is used only if requested by name"
-        if (reason := self.why_unavailable()) or self.get_library or not torch.cuda.is_available():
+        if reason := self.why_unavailable():
             return reason
+        if self.get_library:
+            library = self.get_library()
+            return library.why_not_loaded() if library.is_built() else ""
+        if not torch.cuda.is_available():
+            return ""
         return self.why_self_test_failed(torch.device("cuda", torch.cuda.current_device()))
 
 
