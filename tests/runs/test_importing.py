@@ -265,7 +265,7 @@ def test_random_numbers_of_the_caller_are_not_drawn(tmp_path):
 
 def test_a_command_without_data_says_that_an_imported_run_has_none(tmp_path):
     tstk.import_run("windows", save(tmp_path, make_state()), tmp_path / "run", **SIZES)
-    with pytest.raises(DataError, match=r"imported from x.pt, so it has no data of its own; name some with"):
+    with pytest.raises(DataError, match=r"imported from x.pt, so it has no data of its own; train on some: "):
         embed(tmp_path / "run")
 
 
