@@ -293,3 +293,13 @@ def test_released_sizes_have_as_many_parameters(zoo, model, config, millions):
     with use_meta_device():
         pipeline = build_pipeline(resolved, spec, channels="independent")
     assert round((count(pipeline.tokenizer) + count(pipeline.encoder)) / 1e6, 1) == millions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["chronos-bolt", "moment"])
+def test_an_encoder_with_a_bias_on_its_scores_leaves_as_onnx(encoder):
+    pytest.importorskip("onnxscript")
+    from tstk.testing.exports import try_export
+
+    trial = try_export({"encoder": encoder, "head": "linear"})
+    assert (trial.lengths, trial.error, trial.onnx_error) == ("3 to 32", "", "")
