@@ -7,7 +7,7 @@ from torch import nn
 from tstk.config.resolve import resolve_config
 from tstk.core.interfaces import Encoder
 from tstk.errors import IncompatibleError
-from tstk.plugins.registry import Registry
+from tstk.plugins.registry import Registry, get_registry
 from tstk.runs.build import use_meta_device, validate_on_meta
 
 BUILT = {
@@ -81,3 +81,20 @@ def test_a_constructor_that_reads_values_is_named(monkeypatch, read):
     monkeypatch.setattr(Registry, "load", lambda self, entry: Reader if entry.name == "identity" else load(self, entry))
     with pytest.raises(IncompatibleError, match="encoder 'identity' reads values of tensors in its constructor"):
         validate_on_meta(resolve_config(("test", {"encoder": {"use": "identity"}, "head": {"use": "linear"}})))
+
+
+def test_a_part_that_takes_one_channel_is_left_to_the_data(monkeypatch):
+    class OneChannel(get_registry().load(get_registry().find("tokenizer", "patch"))):
+        def __init__(self, spec, **options):
+            if spec.channels != 1:
+                raise IncompatibleError(f"these have {spec.channels} channels")
+            super().__init__(spec, **options)
+
+    load = Registry.load
+    monkeypatch.setattr(
+        Registry, "load", lambda self, entry: OneChannel if entry.kind == "tokenizer" else load(self, entry)
+    )
+    tables = {"tokenizer": {"use": "patch"}, "encoder": {"use": "identity"}, "head": {"use": "linear"}}
+    validate_on_meta(resolve_config(("test", tables)))
+    with pytest.raises(IncompatibleError, match="would have no use"):  # the fault that any data have
+        validate_on_meta(resolve_config(("test", {**tables, "decoder": {"use": "linear"}})))

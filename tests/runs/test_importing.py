@@ -105,7 +105,7 @@ def test_safetensors_and_the_old_format_of_torch_give_the_same_run(tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 def test_other_types_of_numbers_are_converted_and_said(dtype, tmp_path):
     notes = []
     state = {name: value.to(dtype) for name, value in make_state().items()}
@@ -113,6 +113,21 @@ def test_other_types_of_numbers_are_converted_and_said(dtype, tmp_path):
     assert notes == [f"4 tensors are {str(dtype)[6:]} in the file and float32 in the run"]
     weight = tstk.load(tmp_path / "run").tokenizer.project.weight
     assert torch.equal(weight, state["embed.weight"].float())
+
+
+def test_a_number_beyond_float32_is_refused(tmp_path):
+    state = {name: value.double() for name, value in make_state().items()}
+    state["embed.bias"][0] = 1e300
+    with pytest.raises(CheckpointError, match=r"embed.bias holds values .* beyond the range of float32"):
+        tstk.import_run("windows", save(tmp_path, state), tmp_path / "run", **SIZES)
+
+
+def test_the_type_of_a_tensor_that_is_left_is_not_said_to_change(tmp_path):
+    notes = []
+    state = make_state() | {"optimizer.step": torch.zeros((), dtype=torch.float64)}
+    state["embed.bias"] = state["embed.bias"].double()
+    tstk.import_run("windows", save(tmp_path, state), tmp_path / "run", print_fn=notes.append, **SIZES)
+    assert notes[1:] == ["1 tensor is float64 in the file and float32 in the run"]
 
 
 class Trap:
@@ -191,6 +206,13 @@ def test_what_is_beside_the_weights_is_said(tmp_path):
     assert run.command == f"tstk.import_run('windows', '{tmp_path / 'x.pt'}', channels=2, windows=5)"
 
 
+def test_other_weights_of_the_same_names_and_what_is_between_the_weights_are_said(tmp_path):
+    notes = []
+    content = {"model": {**make_state(), "version": 3}, "model_ema": {k: v + 1 for k, v in make_state().items()}}
+    tstk.import_run("windows", save(tmp_path, content), tmp_path / "run", print_fn=notes.append, **SIZES)
+    assert notes == ["left: model.version, model_ema: beside the weights"]
+
+
 def test_what_an_importer_leaves_is_said(tmp_path):
     notes = []
     state = make_state() | {"optimizer.step": torch.zeros(()), "optimizer.mean": torch.zeros(3)}
@@ -243,7 +265,7 @@ def test_random_numbers_of_the_caller_are_not_drawn(tmp_path):
 
 def test_a_command_without_data_says_that_an_imported_run_has_none(tmp_path):
     tstk.import_run("windows", save(tmp_path, make_state()), tmp_path / "run", **SIZES)
-    with pytest.raises(DataError, match=r"imported from x.pt, so it has no data of its own; name some with"):
+    with pytest.raises(DataError, match=r"imported from x.pt, so it has no data of its own; train on some: "):
         embed(tmp_path / "run")
 
 

@@ -161,8 +161,9 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
     if run_config.origin and not table.get("use"):
         run = run_config.run_dir
         raise DataError(
-            f"{run} was imported from {run_config.origin.get('file')}, so it has no data of its own; name some with "
-            f"--data FILE, or train on them: tstk train --init-from {quote(str(run))} --data FILE"
+            f"{run} was imported from {run_config.origin.get('file')}, so it has no data of its own; train on some: "
+            f"tstk train --init-from {quote(str(run))} --data FILE. Commands that need no data of the run "
+            "take --data FILE"
         )
     if table["use"] == ARRAYS and "estimator" in run_config.input_schema:
         raise DataError(

@@ -126,8 +126,13 @@ def build_pipeline(
     )
 
 
-def dummy_spec(config: Config) -> Spec:
-    """Return a plausible Spec of the data, to check components against each other before any data are loaded."""
+def dummy_spec(config: Config, channels: int) -> Spec:
+    """Return a plausible Spec of the data, to check components against each other before any data are loaded.
+
+    Args:
+        config: resolved
+        channels: that the data might have
+    """
     data = config.options("data")
     targets = [get_registry().find(s, config.values[s]["use"]).target for s in SLOTS if s in config.values]
     needs = {need for target in targets for need in read_signature(target).class_attrs.get("needs", ())}
@@ -137,7 +142,7 @@ def dummy_spec(config: Config) -> Spec:
     target_type = "future" if horizon else target_type
     task = data["task"] or (None if target_type is None else find_task(target_type))
     return Spec(
-        channels=2,
+        channels=channels,
         length=data.get("length") or data.get("context") or 512,
         task=task,
         num_outputs=None if horizon else 3,
@@ -149,19 +154,19 @@ def dummy_spec(config: Config) -> Spec:
 def validate_on_meta(config: Config) -> None:
     """Build the pipeline of a config on the meta device, to find faults before data are loaded.
 
-    Faults that depend on the data are found later.
+    Faults that depend on the data are found later, such as several channels where a tokenizer takes one.
 
     Raises:
         IncompatibleError: components do not fit together
         OptionError: an option is invalid, or the parameters exceed the memory that is available
     """
+    options = {k: v for k, v in config.options("pipeline").items() if k in MODEL_OPTIONS}
     try:
         with use_meta_device():
-            pipeline = build_pipeline(
-                config,
-                dummy_spec(config),
-                **{k: v for k, v in config.options("pipeline").items() if k in MODEL_OPTIONS},
-            )
+            try:
+                pipeline = build_pipeline(config, dummy_spec(config, 2), **options)
+            except IncompatibleError:  # perhaps of several channels, and the data may have one
+                pipeline = build_pipeline(config, dummy_spec(config, 1), **options)
     except DataError:
         return
     except (RuntimeError, OverflowError) as e:

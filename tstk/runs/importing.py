@@ -50,7 +50,7 @@ class SourceTensors:
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> None:
         self.path, self.settings = path, dict(settings or {})
         self._tensors = dict(tensors)
-        self._used = set[str]()
+        self._used, self._left = set[str](), set[str]()
         self.notes: list[str] = []
         """What was left of the file and what was converted, a line each."""
 
@@ -114,9 +114,11 @@ class SourceTensors:
             return tensor.float()
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{self.path}: {name} claims more numbers than the file holds; save it contiguous")
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{self.path}: {name} holds values that are not finite, as after diverging")
-        return tensor.float()
+        converted = tensor.float()
+        if not converted.isfinite().all():
+            reason = "after diverging" if tensor.itemsize <= 4 else "after diverging or beyond the range of float32"
+            raise CheckpointError(f"{self.path}: {name} holds values that are not finite, as {reason}")
+        return converted
 
     def pop_layers(self, names: Mapping[str, str]) -> dict[str, Tensor]:
         """Return weights and biases under the names of the pipeline.
@@ -164,11 +166,12 @@ class SourceTensors:
         names = [name for name in self._tensors if name.startswith(prefix) and name not in self._used]
         if names:
             self._used.update(names)
+            self._left.update(names)
             listed = names[0] if len(names) == 1 else f"{prefix}* ({len(names)} tensors)"
             self.notes.append(f"left: {listed}: {reason}")
 
     def check_all_used(self) -> None:
-        """Raise an error if a tensor was neither taken nor left, and note which were not float32.
+        """Raise an error if a tensor was neither taken nor left, and note which of those taken were not float32.
 
         Raises:
             CheckpointError: names such tensors with their shapes
@@ -180,11 +183,12 @@ class SourceTensors:
                 f"{self.path}: no part of the pipeline takes {listed}; this is another program, or an unknown version "
                 "of it"
             )
-        dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in self._tensors.values())
+        dtypes = Counter(tensor.dtype for name, tensor in self._tensors.items() if name not in self._left)
         self.notes += [
-            f"{count} tensors are {dtype} in the file and float32 in the run"
+            f"{count} tensor{' is' if count == 1 else 's are'} {str(dtype).removeprefix('torch.')} in the file and "
+            "float32 in the run"
             for dtype, count in dtypes.items()
-            if dtype in ("float16", "bfloat16", "float64")
+            if dtype != torch.float32
         ]
 
     def _find(self, name: str, expected: str) -> Tensor:
@@ -326,7 +330,12 @@ def read_source(path: Path, safe_classes: Sequence[type] = ()) -> SourceTensors:
     """
     content = load_weight_file(path, safe_classes)
     tensors = find_state_dict(content, path)
-    others = [str(key) for key, value in content.items() if str(key) not in tensors and not _holds(value, tensors)]
+    others = []
+    for key, value in content.items():
+        if _holds(value, tensors):
+            others += [f"{key}.{name}" for name, inner in value.items() if not isinstance(inner, Tensor)]
+        elif str(key) not in tensors:
+            others.append(str(key))
     for prefix in _WRAPPER_PREFIXES * 2:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -337,8 +346,8 @@ def read_source(path: Path, safe_classes: Sequence[type] = ()) -> SourceTensors:
 
 
 def _holds(value: Any, tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a value of a file is the dict that has these tensors."""
-    return isinstance(value, Mapping) and tensors.keys() <= set(map(str, value))
+    """Return whether a value of a file is the dict that has these tensors, and not others of the same names."""
+    return isinstance(value, Mapping) and {id(tensor) for tensor in tensors.values()} <= set(map(id, value.values()))
 
 
 def _iter_settings(value: Any, name: str = "", depth: int = 4) -> Iterator[tuple[str, Any]]:
@@ -363,9 +372,12 @@ def convert_checkpoint(importer: Importer, source: SourceTensors, name: str) -> 
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape
+        OptionError: two classes have the same name
     """
     model = importer.convert(source)
     source.check_all_used()
+    if twice := [name for name, count in Counter(model.classes).items() if count > 1]:
+        raise OptionError(f"several classes are named {shorten_names(map(repr, twice))}; give each a name of its own")
     layers = [(model.config, read_toml(find_config(model.config)))] if model.config else []
     data = {**model.tables.get("data", {}), "resize": model.resize, "split_channels": model.split_channels}
     config = resolve_config(*layers, (f"importer {name}", {**model.tables, "data": data}))

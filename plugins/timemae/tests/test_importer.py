@@ -77,6 +77,8 @@ def test_a_fine_tuned_checkpoint_is_a_classifier_with_named_classes(tmp_path):
     assert list(prediction.labels) == [names[i] for i in logits.argmax(-1)]
     with pytest.raises(OptionError, match=r"--classes names 2 classes; .*model.pkl has 3"):
         tstk.import_run("timemae", tmp_path / "model.pkl", tmp_path / "other", classes=names[:2])
+    with pytest.raises(OptionError, match="several classes are named 'walking'; give each a name of its own"):
+        tstk.import_run("timemae", tmp_path / "model.pkl", tmp_path / "other", classes=("walking", "lying", "walking"))
 
 
 def test_a_checkpoint_of_the_published_size_fits_the_published_pipeline():

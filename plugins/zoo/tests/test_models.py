@@ -210,10 +210,13 @@ def test_a_faulty_token_generator_of_mantis_is_refused(zoo, tmp_path, fields, me
 
 
 @pytest.mark.parametrize("tokenizer", ["patchtst", "chronos-bolt", "moment", "mantis"])
-def test_channels_together_are_refused_before_any_data_are_read(tokenizer):
+def test_channels_together_are_refused_and_a_single_channel_is_not(tokenizer):
     config = resolve_config(("test", {"tokenizer": {"use": tokenizer}, "head": {"use": "linear"}}))
+    validate_on_meta(config)  # the data may have one channel
+    spec = Spec(channels=1, length=64, task="classification", num_outputs=3)
+    build_pipeline(config, spec)
     with pytest.raises(IncompatibleError, match=r"tokenizes one channel at a time; use --channels independent$"):
-        validate_on_meta(config)
+        build_pipeline(config, spec.replace(channels=2))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -290,3 +293,13 @@ def test_released_sizes_have_as_many_parameters(zoo, model, config, millions):
     with use_meta_device():
         pipeline = build_pipeline(resolved, spec, channels="independent")
     assert round((count(pipeline.tokenizer) + count(pipeline.encoder)) / 1e6, 1) == millions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["chronos-bolt", "moment"])
+def test_an_encoder_with_a_bias_on_its_scores_leaves_as_onnx(encoder):
+    pytest.importorskip("onnxscript")
+    from tstk.testing.exports import try_export
+
+    trial = try_export({"encoder": encoder, "head": "linear"})
+    assert (trial.lengths, trial.error, trial.onnx_error) == ("3 to 32", "", "")

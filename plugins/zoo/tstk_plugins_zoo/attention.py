@@ -57,4 +57,5 @@ class WideAttention(nn.Module):
         )
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, scores.to(q.dtype), dropout_p=dropout, scale=self.scale)
-        return self.out(y.transpose(1, 2).contiguous().flatten(2))  # the exporter of ONNX takes no copying view
+        # The exporter of ONNX drops `contiguous` where this kernel's result is, and decomposes to one whose is not.
+        return self.out(y.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(2))
