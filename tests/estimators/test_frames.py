@@ -175,7 +175,7 @@ def test_a_forecaster_takes_one_table_in_the_order_of_its_times():
     table = make_table()
     model = SeriesForecaster(6, 2, steps=1, **TINY).fit(table)
     for call in (model.fit, model.predict, model.score):
-        with pytest.raises(ValueError, match="X, row 1: 2024-04-18 .* follows 2024-04-19 .*; sort the rows"):
+        with pytest.raises(ValueError, match=r"X, row 1: 2024-04-18 .* follows 2024-04-19 .*; sort the rows"):
             call(table.iloc[::-1])
         with pytest.raises(ValueError, match="X has 2 levels in its index; a forecaster takes one table"):
             call(pandas.concat({"a": table, "b": table}))

@@ -278,10 +278,30 @@ def test_an_index_that_cannot_be_told_is_refused_with_the_remedy(frame, message,
         tstk.fit(data=frame, loss="masked", **TINY, out=tmp_path / "run")
 
 
+@pytest.mark.parametrize("option", ["data", "val_data"])
+def test_a_search_says_in_one_line_that_it_needs_files(option, tmp_path):
+    frames = {"data": "har-demo", option: make_table()}
+    with pytest.raises(
+        OptionError, match=rf"^{option} is a DataFrame, .*to_parquet\('x.parquet'\) and give that path$"
+    ):
+        tstk.tune({"lr": [1e-3]}, **frames, head="linear", out=tmp_path / "search")
+
+
 def test_too_few_rows_are_said_of_the_frame_and_not_of_a_file_that_is_gone(tmp_path):
     with pytest.raises(DataError, match="data frame, train rows 0 to 14: --context 96"):
         tstk.fit(data=make_table(20), head="forecast", **TINY, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_functions_for_files_refuse_frames_in_a_line(forecaster):
+    from tstk.inference.detect import detect
+    from tstk.inference.impute import impute
+    from tstk.inference.predict import forecast
+
+    for function in (forecast, impute, detect):
+        with warnings.catch_warnings(), pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
+            warnings.simplefilter("ignore")
+            function(forecaster, make_table(20))
 
 
 def test_what_a_frame_cannot_have_is_refused(forecaster):

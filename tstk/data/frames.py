@@ -281,10 +281,15 @@ def take_frames(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return {**options, **named}, frames
 
 
-def refuse_several_processes(frames: Mapping[str, Any]) -> None:
-    """Raise OptionError if there are data frames, which only one process has."""
+def refuse_frames(frames: Mapping[str, Any], reason: str) -> None:
+    """Raise OptionError if there are data frames where files are needed.
+
+    Args:
+        frames: option -> data frame
+        reason: continues the message after what is given
+    """
     for option, frame in frames.items():
         raise OptionError(
-            f"{option} is a {type(frame).__name__}, which one process trains on; for several, write it to a file with "
-            "to_parquet('x.parquet') and give that path"
+            f"{option} is a {type(frame).__name__}, {reason}: write it to a file with to_parquet('x.parquet') and give "
+            "that path"
         )
