@@ -298,10 +298,12 @@ def test_functions_for_files_refuse_frames_in_a_line(forecaster):
     from tstk.inference.impute import impute
     from tstk.inference.predict import forecast
 
-    for function in (forecast, impute, detect):
-        with warnings.catch_warnings(), pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
-            warnings.simplefilter("ignore")
-            function(forecaster, make_table(20))
+    table = make_table(20)
+    for function in (impute, detect):
+        with pytest.raises(DataError, match="data is a DataFrame, .*to_parquet"):
+            function(forecaster, table)
+    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match="data is a DataFrame, .*to_parquet"):
+        forecast(forecaster, table)
 
 
 def test_what_a_frame_cannot_have_is_refused(forecaster):

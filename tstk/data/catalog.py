@@ -188,8 +188,8 @@ def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
     """
     if not isinstance(name_or_path, str):
         raise DataError(
-            f"data is a {type(name_or_path).__name__}, and the name of a data set or file is needed: write a data frame to "
-            "one with to_parquet('x.parquet')"
+            f"data is a {type(name_or_path).__name__}, and the name of a data set or file is needed: write a "
+            "data frame to a file with to_parquet('x.parquet')"
         )
     if is_uri(name_or_path):
         copy = _locate_path(locate_copy(name_or_path))
