@@ -300,9 +300,9 @@ def test_functions_for_files_refuse_frames_in_a_line(forecaster):
 
     table = make_table(20)
     for function in (impute, detect):
-        with pytest.raises(DataError, match="data is a DataFrame, .*to_parquet"):
+        with pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
             function(forecaster, table)
-    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match="data is a DataFrame, .*to_parquet"):
+    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
         forecast(forecaster, table)
 
 

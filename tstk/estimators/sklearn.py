@@ -393,7 +393,8 @@ class SeriesForecaster(PipelineEstimator):
         spec = Spec(len(table), self.context, self._task, horizon=self.horizon)
         self._fit_pipeline(config, spec, train, val, table[None, :, :cut])
         self.last_context_ = table[:, -self.context :].numpy()
-        self._rows, self._columns = (X.iloc[:, :0], X.columns) if is_pandas(X) else (None, None)
+        self._rows: Any = X.iloc[:, :0] if is_pandas(X) else None
+        self._columns: Any = X.columns if is_pandas(X) else None
         return self
 
     def predict(self, X: Any = None) -> Any:

@@ -139,7 +139,8 @@ class RunDataFrames:
         if split.rows is None:
             return frame.index
         rows, (roles, regularize) = split.rows.numpy(), get_data_options(self.run_config, SOURCE)
-        data = check_times(read_frame(frame, roles), True) if regularize else None
+        data: Any = read_frame(frame, roles) if regularize else None
+        data = check_times(data, True) if isinstance(data, Table) else None
         if isinstance(data, Table) and data.times is not None and len(data.times.values) > len(frame):
             return _write_index(data.times[rows].write(), _find_times(frame, data.times.format.column))
         return frame.index[rows]
