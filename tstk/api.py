@@ -17,7 +17,7 @@ from tstk.config.resolve import Config, Layer, find_config, parse_overrides, res
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
-from tstk.data.frames import take_frames
+from tstk.data.frames import refuse_frames, take_frames
 from tstk.errors import OptionError
 from tstk.inference.frames import load
 from tstk.plugins.hooks import SLOTS
@@ -156,6 +156,7 @@ def tune(
         <options>
         component_options: the options of `fit`
     """
+    refuse_frames(take_frames(options)[1], "and a search is continued and repeated from files")
     layers: list[Layer] = []
     dimensions: dict[str, Dimension] = {}
     for source, tables in _make_layers(config, options):

@@ -92,3 +92,12 @@ def test_what_is_no_frame_is_refused_in_one_line():
         tstk.data.load_data(3)
     with pytest.raises(OptionError, match="data is a list, and a run records the files of its data"):
         tstk.fit(data=[FRAMES[0]])
+
+
+def test_a_frame_of_several_series_is_not_taken_for_one(pipeline):
+    panel = pandas.concat({"a": FRAMES[0].iloc[:8], "b": FRAMES[1].iloc[:8]})
+    for x in (panel, [panel]):
+        with pytest.raises(DataError, match="data frame 1 has 2 levels in its index, and one series is expected"):
+            pipeline.predict(x)
+    series = [rows.droplevel(0) for _, rows in panel.groupby(level=0)]
+    assert len(pipeline.predict(series).probabilities) == 2

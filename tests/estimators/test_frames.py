@@ -159,3 +159,42 @@ def test_a_grid_of_forecasters_is_searched_in_the_order_of_time():
     assert model.score(rows) == pytest.approx(np.mean(1 - errors), abs=1e-5)
     with pytest.raises(ValueError, match=r"X has 7 rows; context=6 and horizon=2 take 8.*TimeSeriesSplit\(test_size"):
         model.score(rows.iloc[:7])
+
+
+def test_rows_of_a_panel_are_neither_dropped_nor_read_out_of_order():
+    panel, y = make_panel("abcdefgh"), np.arange(8) % 2
+    nameless = panel.copy()
+    nameless.index = pandas.MultiIndex.from_tuples([(None if name == "c" else name, t) for name, t in panel.index])
+    with pytest.raises(ValueError, match="X, row 24: no series in the index; give it one, or remove the row"):
+        SeriesClassifier(steps=1, **TINY).fit(nameless, y)
+    with pytest.raises(ValueError, match="X, series 'h', row 1: 10 follows 11; sort the rows by time"):
+        SeriesClassifier(steps=1, **TINY).fit(panel.iloc[::-1], y)
+
+
+def test_a_forecaster_takes_one_table_in_the_order_of_its_times():
+    table = make_table()
+    model = SeriesForecaster(6, 2, steps=1, **TINY).fit(table)
+    for call in (model.fit, model.predict, model.score):
+        with pytest.raises(ValueError, match=r"X, row 1: 2024-04-18 .* follows 2024-04-19 .*; sort the rows"):
+            call(table.iloc[::-1])
+        with pytest.raises(ValueError, match="X has 2 levels in its index; a forecaster takes one table"):
+            call(pandas.concat({"a": table, "b": table}))
+
+
+def test_the_dates_of_a_forecast_follow_the_frequency_of_all_rows_not_of_the_last_few():
+    table = make_table().set_axis(pandas.date_range("2024-01-01", periods=60, freq="B"))
+    expected = pandas.date_range(table.index[-1], periods=3, freq="B")[1:]
+    assert table.index[-1].day_name() == "Friday"
+    without_freq = table.set_axis(pandas.DatetimeIndex(list(table.index)))
+    model = SeriesForecaster(4, 2, steps=1, **TINY).fit(without_freq)
+    assert model.predict().index.equals(expected)
+    assert model.predict(table.iloc[-4:]).index.equals(expected)
+
+
+def test_parameters_that_are_set_after_fit_do_not_change_the_window_of_the_pipeline():
+    table = make_table()
+    model = SeriesForecaster(6, 2, steps=1, **TINY).fit(table)
+    forecast, score = model.predict(), model.score(table)
+    model.set_params(context=12, horizon=9)
+    pandas.testing.assert_frame_equal(model.predict(table.iloc[-6:]), forecast, check_freq=False)
+    assert model.score(table) == score

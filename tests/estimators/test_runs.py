@@ -74,3 +74,33 @@ def test_a_run_of_the_command_line_is_loaded_as_an_estimator(tmp_path):
     assert "label_fraction" not in model.get_params()
     with pytest.raises(OptionError, match="was trained for classification, and TokenEncoder is for pretraining"):
         TokenEncoder.load(run)
+
+
+def test_a_run_records_what_was_trained_also_where_it_is_saved_again(tmp_path):
+    from tstk.config.records import RunResult
+
+    pytest.importorskip("peft", reason="peft is not installed")
+    y = np.array([0, 1] * 4)
+    TokenEncoder(**TINY).fit(SERIES).save(tmp_path / "pretrained")
+    options = {name: TINY[name] for name in ("threads", "device", "steps")}
+    model = SeriesClassifier(init_from=str(tmp_path / "pretrained"), lora=2, val_fraction=0.5, **options)
+    model.fit(SERIES, y).save(tmp_path / "run")
+    trained = tstk.fit(
+        data=_save_series(tmp_path, y),
+        init_from=str(tmp_path / "pretrained"),
+        lora=2,
+        head="linear",
+        **options,
+        out=tmp_path / "trained",
+    )
+    SeriesClassifier.load(tmp_path / "run").save(tmp_path / "again")
+    first, again = RunResult.read(tmp_path / "run"), RunResult.read(tmp_path / "again")
+    assert first.trainable == trained.trainable < first.parameters
+    assert first.training_seconds > 0
+    assert (again.trainable, again.selected, again.val) == (first.trainable, first.selected, first.val)
+
+
+def _save_series(folder, y):
+    """Return the path of the series and their labels."""
+    np.savez(folder / "series.npz", X_train=SERIES, y_train=y)
+    return str(folder / "series.npz")

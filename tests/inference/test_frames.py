@@ -159,12 +159,81 @@ def test_each_series_of_a_panel_is_forecast_as_if_it_were_alone(forecaster):
         pandas.testing.assert_frame_equal(together.loc[name], forecast, check_freq=False, check_names=False, atol=1e-5)
 
 
-def test_uneven_dates_are_not_continued_and_a_warning_says_so(forecaster):
+def test_uneven_dates_are_not_continued_and_a_warning_says_so_at_the_line_of_the_user(forecaster):
     table = make_table(20)
     table.index += pandas.to_timedelta(np.arange(20) ** 2, "min")
-    with pytest.warns(DataNoteWarning, match="not evenly spaced, so rows of the forecast are numbered from 1"):
+    with pytest.warns(
+        DataNoteWarning, match="not evenly spaced, so rows of the forecast are numbered from 1"
+    ) as caught:
         forecast = tstk.load(forecaster).predict(table)
     assert list(forecast.index) == [1, 2, 3, 4]
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize("freq", ["M", "Q", "W"])
+def test_periods_are_continued_from_the_last_one_of_each_series(forecaster, freq):
+    starts = {"late": "2024-01", "early": "2020-01"}
+    tables = {
+        name: make_table(20).set_axis(pandas.period_range(start, periods=20, freq=freq))
+        for name, start in starts.items()
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataNoteWarning)
+        forecast = tstk.load(forecaster).predict(pandas.concat(tables, names=["shop", "month"]), horizon=2)
+    for name, table in tables.items():
+        assert list(forecast.loc[name].index) == [table.index[-1] + 1, table.index[-1] + 2]
+
+
+def test_the_column_of_times_may_be_called_by_a_number(forecaster):
+    table = make_table(20).reset_index(drop=True)
+    table.insert(0, 0, pandas.date_range("2024-01-01", periods=20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataNoteWarning)
+        index = tstk.load(forecaster).predict(table, horizon=2).index
+    assert index.equals(pandas.date_range("2024-01-21", periods=2))
+    assert index.name == 0
+
+
+def test_windows_are_named_by_their_times_where_missing_rows_are_inserted(tmp_path):
+    table = make_table()
+    options = {"context": 8, "horizon": 4, "head": "forecast", **TINY}
+    run = tstk.fit(data=table.drop(table.index[[5, 30]]), regularize=True, **options, out=tmp_path / "run").run_dir
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataNoteWarning)
+        vectors = tstk.load(run).embed(table.drop(table.index[3:6]))
+    assert vectors.index.equals(table.index[: len(table) - 7])
+
+
+def test_one_series_with_its_channels_in_another_order_is_refused_with_the_remedy(tmp_path):
+    panel = make_panel().assign(label=np.repeat(["a", "b"] * 4, 20))
+    run = tstk.fit(data=panel, label_column="label", **CLASSES, out=tmp_path / "run").run_dir
+    with pytest.raises(DataError, match=r"has columns visits, sales; expected sales, visits.*select them with frame\["):
+        tstk.load(run).predict(panel.loc[10, ["visits", "sales"]])
+
+
+@pytest.mark.parametrize(
+    ("index", "test_index", "message"),
+    [
+        ("house", None, "test_data: data frame: no column called 'house'"),
+        ("house", "home", "the id in its index is 'home', and that of data is 'house'; rename_axis makes them one"),
+        (None, "house", r"its index is 'house', and data has none; remove it with reset_index\(drop=True\)"),
+    ],
+)
+def test_ids_that_only_one_of_the_frames_has_are_refused(index, test_index, message, tmp_path):
+    frames = []
+    for name in (index, test_index):
+        frames.append(make_wide().rename_axis(name) if name else make_wide().reset_index(drop=True))
+    with pytest.raises(DataError, match=message):
+        tstk.fit(data=frames[0], test_data=frames[1], label_column="label", **CLASSES, out=tmp_path / "run")
+
+
+def test_numbers_of_rows_are_not_stored_also_where_another_frame_has_none(tmp_path):
+    numbered = make_wide().set_axis(pandas.Index(DRAW.permutation(12) * 37, name="row"))
+    frames = {"data": numbered, "test_data": make_wide(6).reset_index(drop=True)}
+    run = tstk.fit(**frames, label_column="label", **CLASSES, out=tmp_path / "run")
+    config = json.loads((run.run_dir / "config.json").read_text())
+    assert (config["config"]["data"]["drop_columns"], config["data"]["length"]) == ([], 16)
+    assert "row" not in pandas.read_parquet(run.run_dir / "data.parquet").columns
 
 
 def test_times_of_a_column_are_continued_as_it_writes_them(forecaster):
@@ -209,10 +278,32 @@ def test_an_index_that_cannot_be_told_is_refused_with_the_remedy(frame, message,
         tstk.fit(data=frame, loss="masked", **TINY, out=tmp_path / "run")
 
 
+@pytest.mark.parametrize("option", ["data", "val_data"])
+def test_a_search_says_in_one_line_that_it_needs_files(option, tmp_path):
+    frames = {"data": "har-demo", option: make_table()}
+    with pytest.raises(
+        OptionError, match=rf"^{option} is a DataFrame, .*to_parquet\('x.parquet'\) and give that path$"
+    ):
+        tstk.tune({"lr": [1e-3]}, **frames, head="linear", out=tmp_path / "search")
+
+
 def test_too_few_rows_are_said_of_the_frame_and_not_of_a_file_that_is_gone(tmp_path):
     with pytest.raises(DataError, match="data frame, train rows 0 to 14: --context 96"):
         tstk.fit(data=make_table(20), head="forecast", **TINY, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_functions_for_files_refuse_frames_in_a_line(forecaster):
+    from tstk.inference.detect import detect
+    from tstk.inference.impute import impute
+    from tstk.inference.predict import forecast
+
+    table = make_table(20)
+    for function in (impute, detect):
+        with pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
+            function(forecaster, table)
+    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
+        forecast(forecaster, table)
 
 
 def test_what_a_frame_cannot_have_is_refused(forecaster):

@@ -188,8 +188,8 @@ def _to_table(value: Any, kind: str, label: str) -> Table:
         if kind == "data":
             raise OptionError(
                 f"{label} is a {type(use).__name__}, and a run records the files of its data: save it with "
-                "numpy.savez('x.npz', X_train=..., y_train=...) and give that path, or give a data frame, or use the "
-                "estimators of tstk.sklearn"
+                "numpy.savez('x.npz', X_train=..., y_train=...) and give that path, or give tstk.fit(data=...) a "
+                "data frame, or use the estimators of tstk.sklearn"
             )
         raise OptionError(f"{label} is {use!r}; expected a name, a class, or a table with use = NAME")
     return table

@@ -51,8 +51,15 @@ def frames_to_array(frames: Sequence[Any], channels: Sequence[str] = ()) -> NDAr
         channels: names of the C channels that a model was trained on, if it knows them
 
     Raises:
-        DataError: their columns differ from the channels or from one another, or are not numbers
+        DataError: their columns differ from the channels or from one another, or are not numbers; a frame holds several
+            series, as its index has several levels
     """
+    for i, frame in enumerate(frames):
+        if getattr(getattr(frame, "index", None), "nlevels", 1) > 1:
+            raise DataError(
+                f"data frame {i + 1} has {frame.index.nlevels} levels in its index, and one series is expected in a "
+                "frame: give a list, [rows.droplevel(0) for _, rows in frame.groupby(level=0)]"
+            )
     names = [list(map(str, frame.columns)) for frame in frames]
     has_names = list(channels) != [str(i) for i in range(len(channels))]
     expected = list(channels) if channels and has_names else names[0]

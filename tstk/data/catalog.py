@@ -184,8 +184,13 @@ def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
 
     Raises:
         UnknownNameError: no data set has this name
-        DataError: the file or folder is missing, unreadable, or holds none or several data sets
+        DataError: the file or folder is missing, unreadable, or holds none or several data sets; or it is no name
     """
+    if not isinstance(name_or_path, str):
+        raise DataError(
+            f"data is a {type(name_or_path).__name__}, and the name of a data set or file is needed: write a "
+            "data frame to a file with to_parquet('x.parquet')"
+        )
     if is_uri(name_or_path):
         copy = _locate_path(locate_copy(name_or_path))
         return DatasetFiles(PurePosixPath(name_or_path).name.partition(".")[0], copy.files)

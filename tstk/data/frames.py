@@ -35,12 +35,12 @@ class IndexRoles:
     Args:
         id: the level that names series
         time: the level of times
-        drop: the level that only numbers the rows
+        number: the level that only numbers the rows
     """
 
     id: str | None = None
     time: str | None = None
-    drop: str | None = None
+    number: str | None = None
 
     def complete(self, roles: ColumnRoles, columns: list[str]) -> ColumnRoles:
         """Return roles with those of the index, where the options give none, or a column that is not there."""
@@ -48,9 +48,17 @@ class IndexRoles:
             roles = replace(roles, id=self.id)
         if self.time and roles.time not in columns:
             roles = replace(roles, time=self.time)
-        if self.drop and self.drop not in (roles.id, roles.time, roles.label, roles.group, *roles.targets, *roles.drop):
-            roles = replace(roles, drop=(*roles.drop, self.drop))
         return roles
+
+    def is_unused(self, roles: ColumnRoles) -> bool:
+        """Return whether there is a level that numbers the rows, and no option names it."""
+        one_each = (roles.id, roles.time, roles.label, roles.group)
+        return self.number is not None and self.number not in (
+            *one_each,
+            *roles.targets,
+            *roles.channels,
+            *roles.drop,
+        )
 
 
 def read_frame(frame: Any, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
@@ -63,20 +71,26 @@ def read_frame(frame: Any, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
     Raises:
         DataError: it is no data frame, or its contents do not fit the roles
     """
+    return _interpret(*to_arrow(frame, roles))
+
+
+def _interpret(table: Any, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
+    """Read the columns of a pyarrow table as those of a file."""
     from tstk.data.readers.frame import Frame
     from tstk.data.readers.interpret import interpret
-
-    table, index_roles = to_arrow(frame)
 
     def locate_row(row: int) -> str:
         return f"{SOURCE}, row {row}" if row >= 0 else SOURCE  # counted from 0, as `iloc` does
 
-    read = Frame(Path(SOURCE), table.column_names, table.columns, locate_row)
-    return interpret(read, index_roles.complete(roles, read.names))
+    return interpret(Frame(Path(SOURCE), table.column_names, table.columns, locate_row), roles)
 
 
-def to_arrow(frame: Any) -> tuple[Any, IndexRoles]:
-    """Return the columns of a data frame as a pyarrow table, those of its index first, and the roles of its index.
+def to_arrow(frame: Any, roles: ColumnRoles) -> tuple[Any, ColumnRoles]:
+    """Return the columns of a data frame as a pyarrow table, its index first, and roles with those of the index.
+
+    Args:
+        frame: of pandas or polars, or a pyarrow table
+        roles: of columns, where names and the index do not tell
 
     Raises:
         DataError: it is no data frame, or pyarrow cannot read a column
@@ -100,7 +114,8 @@ def to_arrow(frame: Any) -> tuple[Any, IndexRoles]:
             raise DataError(fault) from None
         kind = type(frame).__name__
         raise DataError(f"data: a {kind}, which is no data frame that pyarrow reads ({reason})") from None
-    return table, index_roles
+    roles = index_roles.complete(roles, table.column_names)
+    return (table.drop_columns([index_roles.number]) if index_roles.is_unused(roles) else table), roles
 
 
 def _describe_mixed_column(frame: Any) -> str:
@@ -181,7 +196,7 @@ def _find_roles(name: str, level: Any) -> IndexRoles:
     if is_temporal(level) or name.lower() in known:
         return IndexRoles()  # told by its contents or its name, as in a file
     if level.dtype.kind in "biuf":
-        return IndexRoles(drop=name)
+        return IndexRoles(number=name)
     return IndexRoles(id=name) if level.is_unique else IndexRoles()
 
 
@@ -207,19 +222,34 @@ def store_frames(config: Config, frames: Mapping[str, Any], run_dir: Path) -> Co
     if "data" in frames:
         data_config.reject("for a data frame, which no file is read for", "reader")
     table, notes, sources = dict(config.values["data"]), list(config.notes), dict(config.sources)
-    for option, frame in frames.items():
-        arrow_table, index_roles = to_arrow(frame)
-        roles = index_roles.complete(data_config.roles, arrow_table.column_names)
-        read_frame(frame, roles)  # to refuse it before a file is written, by rows as the frame counts them
-        for name, value in (("id_column", roles.id), ("time_column", roles.time), ("drop_columns", roles.drop)):
-            if value != table[name]:
-                table[name], sources[f"data.{name}"] = value, "index of the data frame"
+    roles, options = data_config.roles, [option for option in FRAME_OPTIONS if option in frames]
+    for option in options:
+        try:
+            arrow_table, frame_roles = to_arrow(frames[option], roles)
+            if option != options[0]:
+                _check_same_roles(frame_roles, roles, options[0])
+            _interpret(arrow_table, frame_roles)  # to refuse it before a file is written, by rows as the frame counts
+        except DataError as error:
+            raise DataError(str(error) if option == "data" else f"{option}: {error}") from None
+        roles = frame_roles
         path = run_dir / f"{option}.parquet"
         with atomic_write(path) as file:
             parquet.write_table(arrow_table, file)
         table["use" if option == "data" else option] = str(path)
         notes.append(f"the data frame is stored as {path}, from which the run is resumed and scored")
+    for name, value in (("id_column", roles.id), ("time_column", roles.time)):
+        if value != table[name]:
+            table[name], sources[f"data.{name}"] = value, "index of the data frame"
     return replace(config, values={**config.values, "data": table}, sources=sources, notes=notes)
+
+
+def _check_same_roles(roles: ColumnRoles, expected: ColumnRoles, option: str) -> None:
+    """Raise DataError if the index of a data frame gives a role to another name than in the frame of an option."""
+    for kind, name, expected_name in (("id", roles.id, expected.id), ("time", roles.time, expected.time)):
+        if name != expected_name:
+            known = f"{option} has none" if expected_name is None else f"that of {option} is {expected_name!r}"
+            remedy = "remove it with reset_index(drop=True)" if expected_name is None else "rename_axis makes them one"
+            raise DataError(f"{SOURCE}: the {kind} in its index is {name!r}, and {known}; {remedy}")
 
 
 @contextmanager
@@ -251,10 +281,15 @@ def take_frames(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return {**options, **named}, frames
 
 
-def refuse_several_processes(frames: Mapping[str, Any]) -> None:
-    """Raise OptionError if there are data frames, which only one process has."""
+def refuse_frames(frames: Mapping[str, Any], reason: str) -> None:
+    """Raise OptionError if there are data frames where files are needed.
+
+    Args:
+        frames: option -> data frame
+        reason: continues the message after what is given
+    """
     for option, frame in frames.items():
         raise OptionError(
-            f"{option} is a {type(frame).__name__}, which one process trains on; for several, write it to a file with "
-            "to_parquet('x.parquet') and give that path"
+            f"{option} is a {type(frame).__name__}, {reason}: write it to a file with to_parquet('x.parquet') and give "
+            "that path"
         )

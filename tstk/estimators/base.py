@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
-from tstk.config.records import RunConfig, read_history
+from tstk.config.records import RunConfig, RunResult, read_history
 from tstk.config.resolve import Config, parse_overrides, resolve_config
 from tstk.config.run_directory import CONFIG_FILE, WEIGHTS_FILE
 from tstk.core.arrays import fill_masked
@@ -27,12 +27,13 @@ from tstk.core.types import Spec, Split
 from tstk.data.catalog import ARRAYS, DEFAULT_VAL_FRACTION
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset
+from tstk.data.frames import is_temporal
 from tstk.data.lazy_array import LazyArray
 from tstk.data.precision import compute_offset, subtract_offset, to_float32
 from tstk.data.splits import group_split, stratified_split
 from tstk.data.targets import get_strata
 from tstk.errors import OptionError
-from tstk.estimators.runs import list_params, save_run
+from tstk.estimators.runs import FitRecord, list_params, save_run
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.probabilities import calibrate
 from tstk.files import write_bytes
@@ -94,7 +95,7 @@ class PipelineEstimator(OptionsEstimator):
     history_: list[dict[str, Any]]
     _config: Config
     _schema: dict[str, Any]
-    _best_metrics: dict[str, Any]
+    _fit_record: FitRecord
     offset_: NDArray[np.float64] | None
     pipeline_: Pipeline
 
@@ -152,7 +153,7 @@ class PipelineEstimator(OptionsEstimator):
         """
         check_is_fitted(self)
         schema = {**self._schema, "estimator": {"class": type(self).__name__, **self._get_record()}}
-        save_run(run_dir, self._config, self.pipeline_, schema, self.history_, self._best_metrics)
+        save_run(run_dir, self._config, self.pipeline_, schema, self.history_, self._fit_record)
 
     @classmethod
     def load(cls, run_dir: str | Path, **components: type | str) -> Self:
@@ -193,7 +194,8 @@ class PipelineEstimator(OptionsEstimator):
         """Set the attributes that `fit` sets, beside the pipeline."""
         schema, self._config = run_config.input_schema, Config(run_config.given, run_config.sources)
         self._schema = {name: value for name, value in schema.items() if name != "estimator"}
-        self.history_, self._best_metrics = read_history(run_config.run_dir), {}
+        self.history_, result = read_history(run_config.run_dir), RunResult.read(run_config.run_dir)
+        self._fit_record = FitRecord(result.selected.epoch, result.val, result.trainable, result.training_seconds)
         self.notes_: list[str] = []
         record = schema.get("estimator", {})
         channels, length = self.pipeline_.spec.channels, self.pipeline_.spec.length
@@ -238,7 +240,8 @@ class PipelineEstimator(OptionsEstimator):
             result = fit(pipeline, data, train_config)
             if train_config.calibrate != "none" and (note := calibrate(pipeline, val).note):
                 self.notes_.append(note)
-        self._config, self._schema, self._best_metrics = config, data.input_schema(), result.best_metrics
+        self._config, self._schema, best = config, data.input_schema(), result.best_metrics
+        self._fit_record = FitRecord(best["epoch"], best.get("val", {}), result.trainable, round(result.seconds, 2))
         self.history_, self.pipeline_ = result.history, pipeline.cpu().eval()
 
     def _split_validation(
@@ -367,11 +370,33 @@ def split_panel(frame: Any) -> list[Any]:
     """Return the series of a data frame of pandas whose index has two levels, in the order in which they first occur.
 
     Raises:
-        ValueError: the index has more levels
+        ValueError: the index has more levels, a row has no series, or the times of a series are not in order
     """
     if frame.index.nlevels > 2:
         raise ValueError(f"X has {frame.index.nlevels} levels in its index; expected two, a series and a time")
-    return [series.droplevel(0) for _, series in frame.groupby(level=0, sort=False)]
+    missing = frame.index.get_level_values(0).isna()
+    if missing.any():
+        raise ValueError(f"X, row {missing.argmax()}: no series in the index; give it one, or remove the row")
+    groups = {name: series.droplevel(0) for name, series in frame.groupby(level=0, sort=False)}
+    for name, series in groups.items():
+        if is_temporal(series.index) or series.index.dtype.kind in "iuf":
+            check_order(series.index, f"X, series {name!r}")
+    return list(groups.values())
+
+
+def check_order(times: Any, place: str) -> None:
+    """Raise ValueError unless times increase from row to row.
+
+    Args:
+        times: index of pandas of one level
+        place: of the series, for the message
+    """
+    if not (times.is_monotonic_increasing and times.is_unique):
+        row = next(i for i in range(1, len(times)) if not times[i] > times[i - 1])
+        raise ValueError(
+            f"{place}, row {row}: {times[row]} follows {times[row - 1]}; sort the rows by time with sort_index(), and "
+            "give each time once"
+        )
 
 
 def _check_weights(pipeline: Pipeline, train: Split, config: TrainConfig) -> None:

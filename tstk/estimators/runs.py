@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,30 @@ from tstk.training.config import TrainConfig
 from tstk.training.devices import describe_hardware
 
 
+@dataclass(frozen=True)
+class FitRecord:
+    """What a run records of training.
+
+    Args:
+        epoch: whose weights were kept
+        val: its scores on the validation series
+        trainable: number of parameters that were trained
+        seconds: duration of training
+    """
+
+    epoch: int
+    val: dict[str, float]
+    trainable: int
+    seconds: float
+
+
 def save_run(
     run_dir: str | Path,
     config: Config,
     pipeline: Pipeline,
     schema: dict[str, Any],
     history: Sequence[dict[str, Any]],
-    best_metrics: dict[str, Any],
+    record: FitRecord,
 ) -> None:
     """Write the run of an estimator, whose training data it does not hold.
 
@@ -33,7 +51,7 @@ def save_run(
         pipeline: trained
         schema: `DataModule.input_schema`, with the record of the estimator
         history: metrics of each epoch
-        best_metrics: metrics of the selected epoch; empty if they are not known
+        record: of training
 
     Raises:
         OptionError: the directory exists and is not empty
@@ -50,16 +68,14 @@ def save_run(
             task=schema["task"] or "pretraining",
             data=config.values["data"]["use"],
             test={},
-            val=best_metrics.get("val", {}),
+            val=record.val,
             baselines={},
             baselines_skipped={},
-            selected=SelectedEpoch(
-                best_metrics.get("epoch", len(history)), len(history), TrainConfig.from_config(config).select_by
-            ),
+            selected=SelectedEpoch(record.epoch, len(history), TrainConfig.from_config(config).select_by),
             parameters=sum(p.numel() for p in pipeline.parameters()),
-            trainable=sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
-            seconds=0.0,
-            training_seconds=0.0,
+            trainable=record.trainable,
+            seconds=record.seconds,
+            training_seconds=record.seconds,
             split="",
             command=command,
             versions=collect_versions(config),

@@ -28,7 +28,8 @@ from tstk.core.types import Spec
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.data.containers import to_text
 from tstk.data.datasets import SeriesDataset, WindowDataset
-from tstk.estimators.base import BATCH_SIZE, FLOATS, Array, PipelineEstimator
+from tstk.data.frames import is_temporal
+from tstk.estimators.base import BATCH_SIZE, FLOATS, Array, PipelineEstimator, check_order
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import feature_extractor
 from tstk.inference.frames import continue_index, parse_index
@@ -392,7 +393,8 @@ class SeriesForecaster(PipelineEstimator):
         spec = Spec(len(table), self.context, self._task, horizon=self.horizon)
         self._fit_pipeline(config, spec, train, val, table[None, :, :cut])
         self.last_context_ = table[:, -self.context :].numpy()
-        self._last_frame = X.iloc[-self.context :] if is_pandas(X) else None
+        self._rows: Any = X.iloc[:, :0] if is_pandas(X) else None
+        self._columns: Any = X.columns if is_pandas(X) else None
         return self
 
     def predict(self, X: Any = None) -> Any:
@@ -408,19 +410,27 @@ class SeriesForecaster(PipelineEstimator):
         if X is None and not hasattr(self, "last_context_"):
             raise ValueError("X is None, and an estimator that was loaded does not hold the table of fit; give X")
         table = torch.from_numpy(self.last_context_) if X is None else self._validate_table(X, False)
-        if table.shape[1] < self.context:
-            raise ValueError(f"X has {table.shape[1]} rows; expected at least context={self.context}")
-        last = WindowDataset(table[:, -self.context :], self.context, 0)
-        forecast = self._predict(last).forecast
+        context, horizon = self._get_window()
+        if table.shape[1] < context:
+            raise ValueError(f"X has {table.shape[1]} rows; expected at least context={context}")
+        forecast = self._predict(WindowDataset(table[:, -context:], context, 0)).forecast
         assert forecast is not None
-        values = forecast[0, :, : self.horizon].T
-        frame = self._last_frame if X is None else X
-        if frame is None or not is_pandas(frame):
+        values = forecast[0, :, :horizon].T
+        if X is None:
+            rows, columns = self._rows, self._columns
+        else:
+            rows, columns = (X.iloc[:, :0], X.columns) if is_pandas(X) else (None, None)
+        if rows is None:
             return values
         import pandas
 
-        index = continue_index(frame, parse_index(frame), len(values))
-        return pandas.DataFrame(values, index, frame.columns)
+        return pandas.DataFrame(values, continue_index(rows, parse_index(rows), len(values)), columns)
+
+    def _get_window(self) -> tuple[int, int]:
+        """Return the context and the horizon that the pipeline was trained with, whatever the parameters are now."""
+        spec = self.pipeline_.spec
+        assert spec.horizon is not None
+        return spec.length, spec.horizon
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return R2 of the forecasts from all windows of a table, as `GridSearchCV` maximizes.
@@ -436,17 +446,17 @@ class SeriesForecaster(PipelineEstimator):
         check_is_fitted(self)
         if sample_weight is not None:
             raise ValueError("sample_weight has no effect on the score of forecasts; leave it out")
-        table, min_rows = self._validate_table(X, False), self.context + self.horizon
-        if table.shape[1] < min_rows:
+        (context, horizon), table = self._get_window(), self._validate_table(X, False)
+        if table.shape[1] < context + horizon:
             raise ValueError(
-                f"X has {table.shape[1]} rows; context={self.context} and horizon={self.horizon} take {min_rows}: give "
+                f"X has {table.shape[1]} rows; context={context} and horizon={horizon} take {context + horizon}: give "
                 "more rows, such as by TimeSeriesSplit(test_size=...)"
             )
-        windows = WindowDataset(table, self.context, self.horizon)
+        windows = WindowDataset(table, context, horizon)
         forecast = self._predict(windows).forecast
         assert forecast is not None
-        truth = self.pipeline_.add_offset(windows.windows[..., self.context :].transpose(0, 1)).numpy()
-        pairs = [(truth[:, c].ravel(), forecast[:, c, : self.horizon].ravel()) for c in range(len(table))]
+        truth = self.pipeline_.add_offset(windows.windows[..., context:].transpose(0, 1)).numpy()
+        pairs = [(truth[:, c].ravel(), forecast[:, c, :horizon].ravel()) for c in range(len(table))]
         known = [np.isfinite(values) for values, _ in pairs]
         return float(np.mean([r2_score(t[k], f[k]) for (t, f), k in zip(pairs, known, strict=True)]))
 
@@ -456,6 +466,14 @@ class SeriesForecaster(PipelineEstimator):
 
     def _validate_table(self, X: Any, reset: bool) -> Tensor:
         """Validate a table X [T, C] and return it as [C, T] float32."""
+        if is_pandas(X):
+            if X.index.nlevels > 1:
+                raise ValueError(
+                    f"X has {X.index.nlevels} levels in its index; a forecaster takes one table: select one with "
+                    "X.loc[name], or train on all of them with tstk.fit(data=X)"
+                )
+            if is_temporal(X.index):
+                check_order(X.index, "X")
         X = validate_data(self, X, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan", copy=True)
         if reset:
             names = getattr(self, "feature_names_in_", range(X.shape[1]))

@@ -5,7 +5,6 @@ A frame is read like the training data: by the options of the run, by the names 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +17,17 @@ from tstk.core.frames import frames_to_array
 from tstk.core.pipeline import Pipeline, Pooling
 from tstk.core.prediction import Prediction, iter_series, map_batches, predict_batches
 from tstk.core.types import Split
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, Table, to_text
 from tstk.data.data_module import compute_mean_std
 from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
-from tstk.data.frames import SOURCE, is_temporal, name_levels, to_arrow
+from tstk.data.frames import SOURCE, is_temporal, name_levels, read_frame, to_arrow
 from tstk.data.load import read_for_model
 from tstk.data.prepare import prepare_split
 from tstk.data.readers.frame import Frame
+from tstk.data.regularize import check_times
 from tstk.data.times import Times, continue_rows
-from tstk.errors import DataError, DataNoteWarning
+from tstk.errors import DataError, DataNoteWarning, warn_user
 from tstk.evaluation.evaluate import iter_batches
 from tstk.inference.recordings import get_data_options, warn_of_other_scale
 from tstk.runs import checkpoint
@@ -83,7 +84,7 @@ class RunDataFrames:
         prediction = predict_batches(
             pipeline, iter_batches(split, batch_size, "cpu"), source=SOURCE, name_series=partial(name_series, split)
         )
-        return _to_frame(prediction, _get_index(frame, split))
+        return _to_frame(prediction, self._get_index(frame, split))
 
     def embed(
         self, pipeline: Pipeline, frame: pandas.DataFrame, pooling: Pooling, *, batch_size: int
@@ -104,7 +105,7 @@ class RunDataFrames:
         else:
             split = self._prepare(pipeline, self._read(pipeline, frame))
             batches = iter_batches(split, batch_size, "cpu")
-            index, name = _get_index(frame, split), partial(name_series, split)
+            index, name = self._get_index(frame, split), partial(name_series, split)
         options = {} if name is None else {"name_series": name}
         vectors = map_batches(
             pipeline,
@@ -120,17 +121,29 @@ class RunDataFrames:
         is_table = pipeline.spec.horizon is not None or self.run_config.input_schema.get("cut_length")
         names = pipeline.channel_names
         has_names = names != tuple(map(str, range(len(names))))
-        return not is_table and has_names and frame.index.nlevels == 1 and tuple(map(str, frame.columns)) == names
+        return not is_table and has_names and frame.index.nlevels == 1 and {*map(str, frame.columns)} == {*names}
 
     def _read(self, pipeline: Pipeline, frame: pandas.DataFrame) -> SeriesSet | Table:
         """Read a frame by the options of the run and by its index."""
         roles, regularize = get_data_options(self.run_config, SOURCE)
-        table, index_roles = to_arrow(frame)
-        roles = index_roles.complete(roles, table.column_names)
+        table, roles = to_arrow(frame, roles)
         channels = pipeline.channel_names
         if pipeline.spec.horizon is not None and set(channels) <= set(table.column_names):
             roles = replace(roles, channels=channels)  # in the order of training, without others
         return read_for_model(frame, input_schema=self._get_schema(pipeline), roles=roles, regularize=regularize)
+
+    def _get_index(self, frame: pandas.DataFrame, split: Split) -> pandas.Index:
+        """Return the ids of series that are spread over rows, or the labels of the rows at which they begin."""
+        if split.ids is not None and isinstance(split, SeriesDataset) and len(split) < len(frame):
+            return _find_labels(frame, split.ids)
+        if split.rows is None:
+            return frame.index
+        rows, (roles, regularize) = split.rows.numpy(), get_data_options(self.run_config, SOURCE)
+        data: Any = read_frame(frame, roles) if regularize else None
+        data = check_times(data, True) if isinstance(data, Table) else None
+        if isinstance(data, Table) and data.times is not None and len(data.times.values) > len(frame):
+            return _write_index(data.times[rows].write(), _find_times(frame, data.times.format.column))
+        return frame.index[rows]
 
     def _get_schema(self, pipeline: Pipeline) -> dict[str, Any]:
         return {**self.run_config.input_schema, "any_length": pipeline.tokenizer.accepts_any_length}
@@ -206,13 +219,6 @@ def _to_frame(prediction: Prediction, index: Any) -> pandas.DataFrame:
     return pandas.DataFrame(columns, index)
 
 
-def _get_index(frame: pandas.DataFrame, split: Split) -> Any:
-    """Return the ids of series that are spread over rows, or the labels of the rows at which they begin."""
-    if split.ids is not None and isinstance(split, SeriesDataset) and len(split) < len(frame):
-        return _find_labels(frame, split.ids)
-    return frame.index if split.rows is None else frame.index[split.rows.numpy()]
-
-
 def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
     """Return ids as the index or a column of a frame has them, with its name and type."""
     import pandas
@@ -229,7 +235,7 @@ def parse_index(frame: pandas.DataFrame) -> Times | None:
     level = frame.index
     if level.nlevels > 1 or (level.dtype.kind not in "mM" and not hasattr(level, "to_timestamp")):
         return None
-    table, _ = to_arrow(frame.iloc[:, :0])
+    table, _ = to_arrow(frame.iloc[:, :0], ColumnRoles())
     read = Frame(Path(SOURCE), table.column_names, table.columns, lambda row: f"{SOURCE}, row {row}")
     return read.get_times(0)
 
@@ -252,27 +258,43 @@ def continue_index(frame: pandas.DataFrame, times: Times | None, count: int) -> 
         if isinstance(index, pandas.RangeIndex):
             return pandas.RangeIndex(index.stop, index.stop + count * index.step, index.step, name=index.name)
         return pandas.RangeIndex(1, count + 1, name="step")
-    name = times.format.column
-    levels = _get_levels(frame)
-    is_column = len(levels) > 1 or levels[0].name is not None or is_temporal(levels[0])
-    names = name_levels(levels, list(map(str, frame.columns))) if is_column else []
-    named = dict(zip(names, levels, strict=False))
-    known = named[name] if name in named else pandas.Index(frame[name])
-    zone = getattr(known, "tz", None)
-    if known.dtype.kind == "M" and (future := _continue_by_frequency(times, count, zone)) is not None:
-        return future.as_unit(known.unit).rename(known.name)
-    if (dates := continue_rows(times, count)) is None:
-        warnings.warn(
-            f"{SOURCE}: the times in {name!r} are not evenly spaced, so rows of the forecast are numbered from 1; "
-            "frame.asfreq(...) makes them even",
-            DataNoteWarning,
-            stacklevel=5,
-        )
-        return pandas.RangeIndex(1, count + 1, name="step")
+    known = _find_times(frame, times.format.column)
     if isinstance(known, pandas.PeriodIndex):
-        return pandas.period_range(known[-1] + 1, periods=count, name=known.name)
+        last = pandas.Period(times.write()[-1], known.freq)
+        return pandas.period_range(last + 1, periods=count, freq=known.freq, name=known.name)
+    if known.dtype.kind == "M" and (future := _continue_by_frequency(known, times, count)) is not None:
+        return future.as_unit(known.unit).rename(known.name)
+    if (dates := continue_rows(times, count)) is not None:
+        return _write_index(dates, known)
+    reason = "are not evenly spaced" if len(times.values) > 1 else "are one, which tells no step"
+    warn_user(
+        f"{SOURCE}: the times in {times.format.column!r} {reason}, so rows of the forecast are numbered from 1; "
+        "frame.asfreq(...) makes them even",
+        DataNoteWarning,
+    )
+    return pandas.RangeIndex(1, count + 1, name="step")
+
+
+def _find_times(frame: pandas.DataFrame, name: str) -> pandas.Index:
+    """Return the level of the index, or the column, that holds the times of a frame."""
+    import pandas
+
+    levels, columns = _get_levels(frame), list(map(str, frame.columns))
+    if len(levels) > 1 or levels[0].name is not None or is_temporal(levels[0]):
+        names = name_levels(levels, columns)
+        if name in names:
+            return levels[names.index(name)]
+    return pandas.Index(frame.iloc[:, columns.index(name)])
+
+
+def _write_index(dates: list[str], known: pandas.Index) -> pandas.Index:
+    """Return times, which are written as those of an index are, as one of its type and name."""
+    import pandas
+
+    if isinstance(known, pandas.PeriodIndex):
+        return pandas.PeriodIndex(pandas.to_datetime(dates), freq=known.freq, name=known.name)
     if known.dtype.kind == "M":
-        return _to_index(dates, zone).as_unit(known.unit).rename(known.name)
+        return _to_index(dates, getattr(known, "tz", None)).as_unit(known.unit).rename(known.name)
     if known.dtype.kind == "m":
         return pandas.to_timedelta(pandas.to_numeric(dates), unit="s").rename(known.name)
     numbers = pandas.Index(dates if known.dtype.kind not in "iuf" else pandas.to_numeric(dates), name=known.name)
@@ -291,9 +313,14 @@ def _to_index(dates: list[str], zone: Any) -> pandas.DatetimeIndex:
     return index if zone is None else index.tz_convert(zone)
 
 
-def _continue_by_frequency(times: Times, count: int, zone: Any) -> pandas.DatetimeIndex | None:
-    """Return the times after the last one by the frequency that pandas infers, such as business days, or None."""
+def _continue_by_frequency(known: Any, times: Times, count: int) -> pandas.DatetimeIndex | None:
+    """Return the times after the last one by the frequency of their index, such as business days, or None.
+
+    An index of one level may have a frequency; pandas infers that of another.
+    """
     import pandas
 
-    index = pandas.DatetimeIndex(_to_index(times.write(), zone), freq="infer")
+    index = known
+    if known.freq is None or len(known) != len(times.values):
+        index = pandas.DatetimeIndex(_to_index(times.write(), getattr(known, "tz", None)), freq="infer")
     return None if index.freq is None else pandas.date_range(index[-1], periods=count + 1, freq=index.freq)[1:]

@@ -478,8 +478,7 @@ def _describe_one_class(pipeline: Pipeline) -> list[str]:
 
 def _infer_future_dates(data: str, data_root: str | None, roles: ColumnRoles, horizon: int) -> list[str] | None:
     """Return the times that follow the last row of a table, as it writes them; None unless they are evenly spaced."""
-    path = Path(data).expanduser()
-    if not path.is_file():
+    if not isinstance(data, str) or not (path := Path(data).expanduser()).is_file():
         files = locate(data, data_root).files
         path = files.get("test", next(iter(files.values())))
     times = getattr(read_file(path, roles), "times", None)

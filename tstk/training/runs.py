@@ -32,7 +32,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.core.task import Baselines
 from tstk.core.types import Spec
 from tstk.data.data_module import DataModule
-from tstk.data.frames import name_frames, refuse_several_processes, store_frames
+from tstk.data.frames import name_frames, refuse_frames, store_frames
 from tstk.data.identity import find_run_data, identify_files, refuse_changed_data, resolve_paths
 from tstk.data.targets import count_classes
 from tstk.errors import CheckpointError, DataError, FileError, TrainingError
@@ -141,7 +141,7 @@ def train(
     create_callbacks(config.options("train")["callbacks"])  # to refuse unknown names before data are read
     name = _name_run(config)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        refuse_several_processes(frames)
+        refuse_frames(frames, "which only one process has, and there are several")
     if not _is_main_process():
         resume_store = ResumeStore(next(suggest_run_dirs(name)) if out is None else Path(out), is_writer=False)
         pipeline, data = prepare_training(config)
