@@ -156,6 +156,11 @@ def tune(
         <options>
         component_options: the options of `fit`
     """
+    for name, frame in take_frames(options)[1].items():
+        raise OptionError(
+            f"{name} is a {type(frame).__name__}, and a search records the files of its data: write it to a file with "
+            "to_parquet('x.parquet') and give that path"
+        )
     layers: list[Layer] = []
     dimensions: dict[str, Dimension] = {}
     for source, tables in _make_layers(config, options):
