@@ -16,7 +16,8 @@ FROM python:${PYTHON}-slim
 ARG TORCH_INDEX=""
 ARG EXTRAS=plot,tune
 COPY constraints.txt /wheels/
-RUN python -m pip install --no-cache-dir --constraint /wheels/constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+# without what torch needs, which its index has in other versions; the next line installs that
+RUN python -m pip install --no-cache-dir --no-deps --constraint /wheels/constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY --from=wheels /wheels/*.whl /wheels/
 RUN python -m pip install --no-cache-dir --constraint /wheels/constraints.txt /wheels/*.whl \
         "tstk-core[$EXTRAS] @ file://$(echo /wheels/tstk_core-*.whl)" \

@@ -19,8 +19,8 @@ _CONTROL_CHARACTERS = re.compile(
 
 _NAMES_ELSEWHERE = {
     "lr": ("learning_rate", "eta", "base_lr", "max_lr"),
-    "epochs": ("max_epochs", "num_epochs", "n_epochs", "num_train_epochs", "iterations"),
-    "steps": ("max_steps", "num_steps", "n_steps", "max_iter"),
+    "epochs": ("max_epochs", "num_epochs", "n_epochs", "num_train_epochs"),
+    "steps": ("max_steps", "num_steps", "n_steps", "max_iter", "iterations"),
     "batch_size": ("bs", "batch", "train_batch_size", "per_device_train_batch_size"),
     "weight_decay": ("wd",),
     "devices": ("gpus", "num_gpus", "nproc_per_node"),

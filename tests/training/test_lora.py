@@ -14,7 +14,7 @@ from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.errors import OptionError
 from tstk.plugins.registry import get_registry
 from tstk.runs.checkpoint import load
-from tstk.testing.fixture import build_fixture
+from tstk.testing.fixture import NoPipelineError, build_fixture
 from tstk.training.callbacks import Callback
 from tstk.training.config import TrainConfig
 from tstk.training.dry_run import dry_run
@@ -38,6 +38,10 @@ def list_encoders():
     return [
         pytest.param(e, id=e.qualified_name) for e in get_registry().list_entries("encoder") if e.name != "identity"
     ]
+
+
+def list_losses():
+    return [pytest.param(e, id=e.qualified_name) for e in get_registry().list_entries("loss")]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,32 @@ def test_updates_of_every_layer_reach_the_output_and_are_merged_to_rounding(entr
     torch.testing.assert_close(
         fixture.run_step(pipeline).encoded.values, step_output.encoded.values, rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("entry", list_losses())
+def test_a_step_of_every_loss_and_its_copies_of_the_encoder_know_the_updates(entry):
+    try:
+        fixture = build_fixture(entry)
+    except NoPipelineError as e:
+        pytest.skip(str(e))
+    pipeline = fixture.build_pipeline()
+    names = set(pipeline.state_dict())
+    tables = {**fixture.tables, "data": {"horizon": fixture.spec.horizon}, "train": {"lora": 1}}
+    if isinstance(pipeline.encoder, get_registry().load(get_registry().find("encoder", "identity"))):
+        pytest.skip("its pipeline has no encoder")
+    add_lora(pipeline, resolve_config(("test", tables)))
+    for name, parameter in pipeline.named_parameters():
+        if name.startswith("encoder.") and ".lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    step_output = fixture.run_step(pipeline.train())
+    step_output.loss.backward()
+    pipeline.loss.after_step([step_output])
+    merged = merge_lora(pipeline, pipeline.state_dict())
+    remove_lora(pipeline)
+    assert set(merged) == set(pipeline.state_dict()) == names
+    assert not any(hasattr(module, "peft_config") for module in pipeline.modules())
+    pipeline.load_state_dict(merged)
+    pipeline.loss.after_step([step_output])
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ import pytest
 pytest.importorskip("optuna", reason="needs Optuna: pip install 'tstk-core[tune]'")
 
 import tstk
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataError, OptionError, TrainingError
 from tstk.training.callbacks import Callback
 from tstk.tuning.results import STUDY_FILE, TrialRecord, TuneResult
 from tstk.tuning.space import SearchSpace, parse_search
-from tstk.tuning.study import Reporters, TrialCallback, TuneSettings, TuningInterrupted, fit, run_study
+from tstk.tuning.study import Reporters, TrialCallback, Tuner, TuneSettings, TuningInterrupted, fit, run_study
 
 SMALL = {
     "tokenizer": {"use": "patch", "dim": 8},
@@ -299,3 +299,61 @@ def test_trials_as_good_as_the_best_or_within_its_standard_error_are_counted(tmp
     assert make_result(None, 0.9, 0.9, 0.8).count_within_error() == 1
     assert make_result(0.0, 0.9, 0.9, 0.8).best.number == 1, "of equal ones, the earlier"
     assert make_result(0.1).count_within_error() == 0
+
+
+def test_trackers_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"--trackers tensorboard: trials have no run directory"):
+        search(tmp_path / "out", space=make_space(train={"trackers": ["tensorboard"]}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_frame_is_refused_with_the_way_to_a_file(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"value": [1.0, 2.0]})
+    for options in ({"data": frame}, {"train_data": frame}):
+        with pytest.raises(OptionError, match=r"data is a DataFrame, and a search records .* to_parquet"):
+            tstk.tune({"lr": [1e-3, 1e-2]}, out=tmp_path / "out", **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dimension", "message"),
+    [
+        ({"split_channels": ["false", "true"]}, r"validation series: \d+ rather than \d+ of the config itself"),
+        ({"standardize": ["standard", "none"]}, "--standardize: none rather than standard of the config itself"),
+    ],
+    ids=["series", "units"],
+)
+def test_trials_whose_scores_cannot_be_compared_are_refused(tmp_path, dimension, message):
+    values = {name: SMALL[name] for name in ("tokenizer", "encoder", "train")} | {"loss": {"use": "masked"}}
+    result = search(tmp_path / "out", trials=2, space=SearchSpace([("test", values)], parse_search(dimension)))
+    assert [t.state for t in result.trials] == ["finished", "refused"]
+    assert re.search(message, result.trials[1].error)
+
+
+@pytest.mark.slow
+def test_training_that_diverges_is_a_failed_trial_without_a_traceback(tmp_path, monkeypatch):
+    def diverge(*arguments):
+        raise TrainingError("the loss is not finite")
+
+    monkeypatch.setattr("tstk.tuning.study.fit", diverge)
+    result = search(tmp_path / "out", trials=1)
+    assert (result.trials[0].state, result.trials[0].error) == ("failed", "the loss is not finite")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["_draw", "_report"])
+def test_an_interrupt_between_trials_returns_what_was_found(tmp_path, monkeypatch, name):
+    calls, method = [], getattr(Tuner, name)
+
+    def interrupt(self, argument):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return method(self, argument)
+
+    monkeypatch.setattr(Tuner, name, interrupt)
+    with pytest.raises(TuningInterrupted) as caught:
+        search(tmp_path / "out", trials=3)
+    assert [t.state for t in caught.value.result.trials] == ["finished"] * (1 if name == "_draw" else 2)

@@ -135,7 +135,10 @@ class Slot(nn.Module):
         return {}
 
     def bind(self, pipeline: BasePipeline) -> None:
-        """Keep references to other components, outside the module tree. Called once all weights are loaded."""
+        """Keep references to other components, outside the module tree.
+
+        Called once all weights are loaded, and again when low-rank updates (`--lora`) have been added to the encoder.
+        """
 
     def after_step(self, step_outputs: list[StepOutput]) -> None:
         """Update state that has no gradient, such as a teacher or a codebook.

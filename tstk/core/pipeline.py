@@ -140,7 +140,7 @@ class Pipeline(BasePipeline):
         self.mean, self.std = mean[:, None].to(self.mean), std[:, None].to(self.std)
 
     def bind(self) -> None:
-        """Call `bind` of each slot and freeze its `frozen_paths`. Call once, after all weights are loaded."""
+        """Call `bind` of each slot and freeze its `frozen_paths`, after all weights are loaded or layers were added."""
         for name, part in self.named_slots():
             part.bind(self)
             for path in part.frozen_paths():

@@ -85,6 +85,7 @@ def add_lora(pipeline: Pipeline, config: Config) -> list[str]:
     peft.inject_adapter_in_model(lora_config, encoder)
     for parameter in full.values():  # peft froze them
         parameter.requires_grad_(True)
+    pipeline.bind()  # a loss that averages the encoder copies it anew, with its updates
     num_updates = sum(p.numel() for name, p in encoder.named_parameters() if ".lora_" in name)
     notes = [
         f"--lora {rank}: updates of {len(wide)} linear layers of {encoder.display_name()} have {num_updates:,} "
@@ -187,5 +188,6 @@ def remove_lora(pipeline: Pipeline) -> None:
     """Put the layers without updates back; the caller loads the merged weights."""
     for name, layer in list(iter_updated_layers(pipeline)):
         pipeline.set_submodule(name, layer.get_base_layer())
-    if has_lora(pipeline):
-        del pipeline.encoder.peft_config
+    for module in pipeline.modules():  # the encoder, and copies of it
+        if hasattr(module, "peft_config"):
+            del module.peft_config

@@ -282,7 +282,10 @@ class SearchSpace:
         if not dimension.choices:
             return [f"search {dimension.path}={dimension.text}: name components, such as {dimension.path}=a,b"]
         faults = []
+        slot = dimension.path.partition(".")[0]
         for values in list(variants):
+            if any(path.partition(".")[0] != slot for path in values):
+                continue  # components of other slots do not decide which options exist
             if not self._has(self.resolve(values), dimension.path):
                 continue
             for choice in dimension.choices:

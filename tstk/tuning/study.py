@@ -19,11 +19,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
 
 from tstk.config.resolve import Config
 from tstk.core.task import get_task
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
-from tstk.errors import OptionError, TstkError, did_you_mean
+from tstk.errors import OptionError, TrainingError, TstkError, did_you_mean
 from tstk.evaluation.formatting import is_lower_better
 from tstk.files import is_leftover, write_text
 from tstk.files.lock import file_lock, is_locked
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
+    from tstk.data.data_module import DataModule
     from tstk.training.state import TrainState
 
 PrunerName = Literal["median", "hyperband", "none"]
@@ -188,29 +190,34 @@ class Tuner:
         self.notes: list[str] = []
         self.printed_notes: set[str] = set()
         self.forces_validation = False
-        self.metric = self._prepare_objective()
+        self.metric, self.validation = "", {}
+        self._prepare_objective()
         self.seed = int(space.base.options("train")["seed"])
         self.study = self._open_study()
 
     def run(self) -> TuneResult:
         """Run trials until there are enough of them, or the time is over."""
-        while self.deadline is None or time.monotonic() < self.deadline:
-            trial = self._ask()
-            if trial is None:
-                break
-            try:
-                is_over = self._run_trial(trial)
-            except KeyboardInterrupt:
-                self._abandon(trial)
-                raise TuningInterrupted(self._finish()) from None
-            if is_over:
-                self._note("the time limit has ended the last trial before its end; the next call starts it again")
-                break
+        try:
+            while self.deadline is None or time.monotonic() < self.deadline:
+                trial = self._ask()
+                if trial is None:
+                    break
+                if self._run_trial(trial):
+                    self._note("the time limit has ended the last trial before its end; the next call starts it again")
+                    break
+        except KeyboardInterrupt:
+            self._abandon_own_trials()
+            raise TuningInterrupted(self._finish()) from None
         return self._finish()
 
-    def _prepare_objective(self) -> str:
-        """Return the metric, and hold validation series out if the defaults of training would not."""
+    def _prepare_objective(self) -> None:
+        """Set the metric and what is validated; hold validation series out if the defaults of training would not."""
         config = self.space.base
+        if trackers := config.options("train")["trackers"]:
+            raise OptionError(
+                f"--trackers {','.join(trackers)}: trials have no run directory that could be tracked; leave it out, "
+                f"and give it to tstk train --config {self.folder / BEST_FILE}"
+            )
         data = read_data(config)
         if data.val_from_train and config.values["data"]["val_fraction"] is None:
             self.forces_validation = True
@@ -228,6 +235,13 @@ class Tuner:
                 f"the validation split of {data.name} is its test split, which trials must not see; hold validation "
                 f"series out with --val-fraction {DEFAULT_VAL_FRACTION}"
             )
+        self.metric = self._select_metric(config, data)
+        if not len(data.val):
+            data = read_data(self._force_validation(config))
+        self.validation = _describe_validation(config, data, self.metric)
+
+    def _select_metric(self, config: Config, data: DataModule) -> str:
+        """Return the metric by which trials are compared."""
         if self.settings.metric is not None:
             return self.settings.metric
         if data.task is not None and ("head" in config.values or data.spec.horizon is not None):
@@ -348,7 +362,8 @@ class Tuner:
         else:
             error = result.best_metrics["val"].get(f"{self.metric}_se")
             facts = {"standard_error": error, "epoch": epoch, "seconds": round(time.time() - start, 2)}
-            for name, value in {**facts, "val_series": val_series, "config": self._write_config(config)}.items():
+            text = self._force_validation(config, None).to_toml()
+            for name, value in {**facts, "val_series": val_series, "config": text}.items():
                 trial.set_user_attr(name, value)
             self._tell(trial, "PRUNED" if callback.is_pruned else "COMPLETE", score)
         self._report(trial)
@@ -356,27 +371,30 @@ class Tuner:
 
     def _train(self, trial: Trial, callback: TrialCallback) -> tuple[Config, int, FitResult]:
         """Return the config, the number of validation series, and the result of training."""
-        config = self.space.resolve(trial.user_attrs["options"])
-        if self.forces_validation:
-            config.values["data"]["val_fraction"] = DEFAULT_VAL_FRACTION
+        config = self._force_validation(self.space.resolve(trial.user_attrs["options"]))
         pipeline, data = prepare_training(config, self._note)
+        for fact, value in _describe_validation(config, data, self.metric).items():
+            if value != self.validation[fact]:
+                raise OptionError(
+                    f"{fact}: {value} rather than {self.validation[fact]} of the config itself, so their scores could "
+                    "not be compared"
+                )
         train_config = TrainConfig.from_config(config)
         check_memory(pipeline, data, train_config)
         callbacks = [callback, *self.reporters.make_callbacks()]
         return config, len(data.val), fit(pipeline, data, train_config, callbacks)
 
-    def _write_config(self, config: Config) -> str:
-        """Return the config of a trial as TOML, as `tstk train` takes it."""
-        if self.forces_validation:
-            data = {**config.values["data"], "val_fraction": None}
-            config = replace(config, values={**config.values, "data": data})
-        return config.to_toml()
+    def _force_validation(self, config: Config, fraction: float | None = DEFAULT_VAL_FRACTION) -> Config:
+        """Return a config with this fraction of validation series, if the defaults of training would hold none out."""
+        if not self.forces_validation:
+            return config
+        return replace(config, values={**config.values, "data": {**config.values["data"], "val_fraction": fraction}})
 
     def _explain(self, trial: Trial, error: Exception) -> tuple[str, str]:
         """Return the state and the message of a trial that cannot be trained; a bug's traceback goes to a file."""
         message = f"{' '.join(str(error).split())}"
         if isinstance(error, TstkError):
-            return "refused", message
+            return ("failed" if isinstance(error, TrainingError) else "refused"), message
         path = self.folder / f"trial-{trial.number}.error.txt"
         write_text(path, "".join(traceback.format_exception(error)))
         return "failed", f"{type(error).__name__}: {message} ({path} has the traceback)"
@@ -390,6 +408,12 @@ class Tuner:
         """Leave a trial out that did not come to its end; another takes its place."""
         self._tell(trial, "FAIL")
 
+    def _abandon_own_trials(self) -> None:
+        """Leave out what this process was at when Ctrl-C stopped it: drawing a trial, running it, or nothing at all."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state.name == "RUNNING" and trial.user_attrs.get("worker") in (self.worker, None):
+                self.study.tell(trial.number, state=type(trial.state).FAIL)
+
     def _tell(self, trial: Trial, state: str, score: float | None = None) -> None:
         from optuna.trial import TrialState
 
@@ -398,20 +422,22 @@ class Tuner:
     def _report(self, trial: Trial) -> None:
         """Write the results so far, and tell of a trial that has ended."""
         with file_lock(self.folder / LOCK_FILE):
-            result = self._collect()
+            trials = self._list_trials()
+            result = self._collect(trials)
             write_results(result)
-        counted = [t.number for t in self.study.get_trials(deepcopy=False) if _is_counted(t)]
-        self.reporters.on_trial(result, result.trials[counted.index(trial.number)])
+        self.reporters.on_trial(result, result.trials[[t.number for t in trials].index(trial.number)])
 
-    def _collect(self) -> TuneResult:
-        trials = [t for t in self.study.get_trials(deepcopy=False) if _is_counted(t)]
+    def _list_trials(self) -> list[FrozenTrial]:
+        return [t for t in self.study.get_trials(deepcopy=False) if _is_counted(t)]
+
+    def _collect(self, trials: Sequence[FrozenTrial]) -> TuneResult:
         records = [_make_record(trial, number) for number, trial in enumerate(trials, 1)]
         return TuneResult(self.folder, self.metric, self.lower_is_better, records)
 
     def _finish(self) -> TuneResult:
         """Write the results and return them with the importance of the options."""
         with file_lock(self.folder / LOCK_FILE):
-            result = self._collect()
+            result = self._collect(self._list_trials())
             write_results(result)
         return replace(result, importance=_compute_importance(self.study, result, self.seed), notes=self.notes)
 
@@ -433,6 +459,19 @@ def _check_folder(folder: Path) -> None:
     elif not os.path.lexists(folder):
         return
     raise OptionError(f"--out {folder}: there are other files and no {STUDY_FILE}; choose another folder")
+
+
+def _describe_validation(config: Config, data: DataModule, metric: str) -> dict[str, Any]:
+    """Return facts on what is validated, which are the same for all trials of a search."""
+    is_forecast, y = data.spec.horizon is not None, data.val.y
+    facts: dict[str, Any] = {"validation series": len(data.val)}
+    if is_forecast:
+        facts["channels to forecast"] = ", ".join(data.channels)
+    elif y is not None:
+        facts["checksum of the validation targets"] = crc32(y.contiguous().numpy())
+    if is_lower_better(metric):  # in units of standardized values
+        facts["--standardize"] = config.values["data"]["standardize"]
+    return facts
 
 
 def _describe_change(stored: str, definition: str) -> str:
