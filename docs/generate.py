@@ -7,42 +7,31 @@ docs/mixes.md                   which components train together; tried, in a min
 docs/export.md                  which pipelines leave as a graph, and how far from themselves; tried, in some minutes
 tstk/api.pyi                    the options of tstk.fit and tstk.build, for type checkers and editors
 docs/notebooks/*.ipynb          the outputs of the notebooks, whose cells are written by hand; run, in some minutes
-docs/figures/*.svg              figures of the results, from benchmarks/results
-docs/figures/*.png              figures of the gallery, from the notebooks
 
-`python docs/generate.py python commands` writes these pages alone, `python docs/generate.py notebooks figures` those of
-folders. A test says when they are no longer what the code says.
+`python docs/generate.py python commands` writes these pages alone, `python docs/generate.py notebooks` those of a
+folder. A test says when they are no longer what the code says. docs/figures.py draws docs/figures/.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import io
 import itertools
-import json
 import os
 import re
 import sys
 import textwrap
 import tomllib
-from base64 import b64decode
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-import matplotlib
-import numpy as np
-from matplotlib.figure import Figure
 
 import tstk
 from tstk import api, errors, plot
-from tstk.benchmarking.ranking import draw_diagram, rank_methods
 from tstk.cli.commands.show import format_default, suggest_command
 from tstk.core.interfaces import BasePipeline, Slot
 from tstk.core.standardization import StandardizedModel
@@ -480,140 +469,14 @@ def run_notebook(path: Path) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-METHODS = {
-    "1nn": "1-NN",
-    "logistic": "logistic",
-    "transformer-linear": "transformer + linear",
-    "bert-cot": "bert + cot",
-    "minirocket": "MiniRocket",
-    "multirocket-hydra": "MultiRocket-Hydra",
-}
-"""Method of benchmarks/results/classification -> its name in figures."""
-DOT_COLORS = {"1-NN": "0.75", "logistic": "0.5", "untrained": "0.5", "bert + cot": "tab:red", "pretrained": "tab:red"}
-NOTEBOOK_FIGURES = {
-    "confusion": ("classify-your-table", "confusion"),
-    "reconstruction": ("look-at-tokens", "reconstruction"),
-    "few-labels": ("pretrain-and-probe", "few-labels"),
-    "patches": ("look-at-tokens", "patches"),
-    "wavelets": ("look-at-tokens", "wavelets"),
-    "codes": ("look-at-tokens", "codes"),
-    "codebook": ("look-at-tokens", "codebook"),
-}
-"""Figure of the gallery -> the notebook, and the id of the cell that draws it."""
-
-
-def read_accuracies() -> dict[str, dict[str, float]]:
-    """Mean accuracy over seeds: archive set -> method."""
-    folder = HERE.parent / "benchmarks" / "results" / "classification"
-    scores: dict[tuple[str, str], list[float]] = {}
-    for name in ("seed-0", "transformer-linear", "bert-cot", "minirocket", "multirocket-hydra"):
-        for cell in json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["cells"]:
-            is_baseline = cell["method"] in ("1nn", "logistic")  # which have no seed; the others were trained again
-            if is_baseline == (name == "seed-0") and cell["data"] != "har-demo":
-                scores.setdefault((cell["data"], METHODS[cell["method"]]), []).append(cell["scores"]["accuracy"])
-    sets = dict.fromkeys(data for data, _ in scores)
-    return {data: {m: mean(scores[data, m]) for m in METHODS.values()} for data in sets}
-
-
-def draw_accuracies() -> str:
-    """The accuracies of the default classifiers and other methods, a line per set."""
-    return _draw_dots(read_accuracies(), "test accuracy, mean of three seeds")
-
-
-def draw_ranks() -> str:
-    """The mean ranks over the archive sets, as a critical-difference diagram."""
-    rows = read_accuracies()
-    names = list(METHODS.values())
-    ranking = rank_methods(names, np.array([[row[name] for name in names] for row in rows.values()]))
-    with TemporaryDirectory() as folder, _use_svg():
-        draw_diagram(ranking, Path(folder) / "ranks.svg")
-        return _strip_svg((Path(folder) / "ranks.svg").read_text(encoding="utf-8"))
-
-
-def draw_pretrained() -> str:
-    """The accuracies of a linear classifier on frozen features of the pretrained encoder."""
-    path = HERE.parent / "benchmarks" / "results" / "classification" / "pretrained-small.json"
-    names = {"1nn": "1-NN", "untrained": "untrained", "trained": "pretrained", "minirocket": "MiniRocket"}
-    table = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    rows = {data: {label: row[key] for key, label in names.items()} for data, row in table.items()}
-    return _draw_dots(rows, "test accuracy")
-
-
-def draw_forecasts() -> str:
-    """The errors of forecasts by horizon, beside the published ones of PatchTST, as in the table of the results."""
-    text = re.search(r"\n(\| data \| context .*?)\n\n", RESULTS.read_text("utf-8"), re.DOTALL)[1]
-    header, _, *lines = text.splitlines()
-    names = [cell.strip() for cell in header.split("|")[1:-1]]
-    table = [dict(zip(names, (cell.strip(" *") for cell in line.split("|")[1:-1]))) for line in lines]
-    styles = {"season": "0.6", "linear map": "tab:blue", "map + Transformer": "tab:red", "PatchTST, published": "black"}
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    panels = (("ETTh1", "512"), ("ETTm1", "512"), ("national_illness", "104"))
-    for axes, (data, context) in zip(figure.subplots(1, 3), panels):
-        rows = [row for row in table if (row["data"], row["context"]) == (data, context)]
-        for name, color in styles.items():
-            errors = [float(row[name].partition("/")[0].strip(" *")) for row in rows]
-            axes.plot([int(row["horizon"]) for row in rows], errors, marker="o", markersize=4, color=color, label=name)
-        axes.set(title=f"{data}, context {context}", xlabel="horizon")
-    figure.axes[0].set_ylabel("test MSE")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    return _render_svg(figure)
-
-
-def _draw_dots(rows: dict[str, dict[str, float]], label: str) -> str:
-    """A line per data set, a dot per method."""
-    figure = Figure(figsize=(9, 0.27 * len(rows) + 1.1), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(rows))
-    lowest, highest = zip(*((min(row.values()), max(row.values())) for row in rows.values()))
-    axes.hlines(places, lowest, highest, color="0.85")
-    for method in next(iter(rows.values())):
-        accuracies = [row[method] for row in rows.values()]
-        axes.scatter(accuracies, places, s=34, color=DOT_COLORS.get(method), label=method, zorder=3)
-    axes.set_yticks(places, rows)
-    axes.set(xlabel=label)
-    axes.invert_yaxis()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper center", ncols=6, frameon=False)
-    return _render_svg(figure)
-
-
-def _render_svg(figure: Figure) -> str:
-    with _use_svg(), io.StringIO() as file:
-        figure.savefig(file, format="svg", facecolor="white")
-        return _strip_svg(file.getvalue())
-
-
-def _use_svg() -> AbstractContextManager[None]:
-    """Text stays text, and names are the same in each run."""
-    return matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tstk", "font.family": "sans-serif"})
-
-
-def _strip_svg(text: str) -> str:
-    """Leave out the date."""
-    return re.sub(r" <metadata>.*?</metadata>\n", "", text, flags=re.DOTALL)
-
-
-def extract_figure(notebook: str, cell_id: str) -> bytes:
-    """The figure that a cell of a notebook drew when it was last run."""
-    cells = json.loads((HERE / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    outputs = next(cell["outputs"] for cell in cells if cell["id"] == cell_id)
-    return b64decode(next(o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})))
-
-
-PAGES: dict[Path, Callable[[], str | bytes]] = {
+PAGES: dict[Path, Callable[[], str]] = {
     HERE / "reference" / "python.md": render_python,
     HERE / "reference" / "components.md": render_components,
     HERE / "reference" / "commands.md": render_commands,
     HERE / "mixes.md": render_mixes,
     HERE / "export.md": render_exports,
     HERE.parent / "tstk" / "api.pyi": render_stub,
-    HERE / "figures" / "accuracies.svg": draw_accuracies,
-    HERE / "figures" / "ranks.svg": draw_ranks,
-    HERE / "figures" / "pretrained.svg": draw_pretrained,
-    HERE / "figures" / "forecasts.svg": draw_forecasts,
     **{path: partial(run_notebook, path) for path in sorted((HERE / "notebooks").glob("*.ipynb"))},
-    **{HERE / "figures" / f"{name}.png": partial(extract_figure, *cell) for name, cell in NOTEBOOK_FIGURES.items()},
 }
 
 if __name__ == "__main__":
@@ -621,6 +484,5 @@ if __name__ == "__main__":
         if sys.argv[1:] and not {page.name, page.stem, page.parent.name} & set(sys.argv[1:]):
             continue
         page.parent.mkdir(exist_ok=True)
-        content = make()
-        page.write_bytes(content if isinstance(content, bytes) else content.encode())
+        page.write_bytes(make().encode())
         print(page.relative_to(HERE.parent), file=sys.stderr)

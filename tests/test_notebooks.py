@@ -12,12 +12,16 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 nbformat = pytest.importorskip("nbformat", reason="the notebooks are run with nbclient, of the extra test")
 
 
-@pytest.fixture(scope="module")
-def generate():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+def import_script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def generate():
+    return import_script("generate")
 
 
 def texts(notebook):
@@ -63,16 +67,17 @@ def test_the_links_of_the_notebooks_lead_somewhere():
             assert (path.parent / link).exists(), (path.name, link)
 
 
-def test_figures_are_those_of_the_recorded_results_and_of_the_notebooks(generate):
-    figures = {page: make for page, make in generate.PAGES.items() if page.parent.name == "figures"}
-    assert {page.name for page in figures} == {page.name for page in (ROOT / "docs" / "figures").iterdir()}
-    for page, make in figures.items():
-        assert page.stat().st_size < 60_000
-        if page.suffix == ".png":
-            assert page.read_bytes() == make(), f"{page.name}: run python docs/generate.py notebooks figures"
-    accuracies = generate.read_accuracies()
+def test_figures_are_those_of_the_recorded_results_and_of_the_notebooks():
+    figures = import_script("figures")
+    assert set(figures.FIGURES) == {path.name for path in figures.FOLDER.iterdir()}
+    for name in figures.FIGURES:
+        assert (figures.FOLDER / name).stat().st_size < 60_000
+    for name, cell in figures.NOTEBOOK_FIGURES.items():
+        picture = (figures.FOLDER / f"{name}.png").read_bytes()
+        assert picture == figures.extract_figure(*cell), f"{name}.png: run python docs/figures.py {name}"
+    accuracies = figures.read_accuracies()
     assert len(accuracies) == 13
     assert accuracies["ArrowHead"]["bert + cot"] == pytest.approx(0.802, abs=5e-4)  # of the table in docs/results.md
     assert accuracies["GunPoint"]["1-NN"] == pytest.approx(0.913, abs=5e-4)
-    drawn = (ROOT / "docs" / "figures" / "accuracies.svg").read_text("utf-8")
-    assert all(f">{name}<" in drawn for name in [*accuracies, *generate.METHODS.values()])
+    drawn = (figures.FOLDER / "accuracies.svg").read_text("utf-8")
+    assert all(f">{name}<" in drawn for name in [*accuracies, *figures.METHODS.values()])

@@ -43,6 +43,10 @@ _NAMES_ELSEWHERE = {
 """Name of an option -> what it is called in PyTorch Lightning, transformers, scikit-learn, GluonTS and others."""
 
 
+_CALLERS = {"tstk", "contextlib", "functools", "joblib", "sklearn", "sktime", "threading", "torch"}
+"""Packages through which a line of the user calls tstk, such as decorators of PyTorch, or scikit-learn's pipelines."""
+
+
 class TstkError(Exception):
     """Base class: a mistake that the user can correct; the message says how."""
 
@@ -96,9 +100,9 @@ class DataChangedWarning(UserWarning):
 
 
 def warn_user(note: str, category: type[UserWarning]) -> None:
-    """Warn, and name the line outside tstk that led here as the place: that of the user's script or cell."""
+    """Warn, and name as the place the line that led here: that of the user's script or cell, not of a library."""
     frame, stacklevel = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tstk":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _CALLERS:
         frame, stacklevel = frame.f_back, stacklevel + 1
     warnings.warn(note, category, stacklevel=stacklevel)
 

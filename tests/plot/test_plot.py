@@ -214,7 +214,7 @@ def test_a_confusion_matrix_of_arrays_takes_names_or_numbers_of_classes(run):
     by_number = tstk.plot.confusion(pipeline, (x, [0, 1, 2, 0, 1, 2]))
     by_name = tstk.plot.confusion(pipeline, (x, ["0", "1", "2", "0", "1", "2"]))
     assert [text.get_text() for text in by_number.texts] == [text.get_text() for text in by_name.texts]
-    with pytest.raises(DataError, match="'walking' is no class of this pipeline; its classes are 0, 1, 2"):
+    with pytest.raises(DataError, match="target 0 is 'walking', no class of this pipeline; its classes are 0, 1, 2"):
         tstk.plot.confusion(pipeline, (x, ["walking"] * 6))
     with pytest.raises(DataError, match="classes of the series are not known"):
         tstk.plot.confusion(pipeline, x)
@@ -292,3 +292,114 @@ def test_positions_between_dates_and_beyond_them_are_linear():
     axis = SampleAxis(3, times=np.array([10.0, 20.0, 40.0]))
     assert axis.locate([-1, 0, 0.5, 2, 3]).tolist() == [0, 10, 15, 40, 60]
     assert SampleAxis(5, first=-2).locate([0, 4.5]).tolist() == [-2, 2.5]
+
+
+def test_a_channel_is_named_by_its_name_or_else_by_its_number_as_text_too(forecaster):
+    by_number = [
+        tstk.plot.forecast(forecaster, channel=c).get_legend().get_texts()[0].get_text() for c in (0, "0", "u")
+    ]
+    assert by_number == ["u"] * 3
+    for channel in ("2", 2, "w", -3):
+        with pytest.raises(OptionError, match="the channels are u, v, by name or by number from 0 to 1"):
+            tstk.plot.forecast(forecaster, channel=channel)
+
+
+@pytest.mark.parametrize("kind", ["forecast", "tokens"])
+def test_a_figure_that_fails_while_it_is_drawn_is_closed(forecaster, kind):
+    with pytest.raises(OptionError, match="--window 900:901"):
+        getattr(tstk.plot, kind)(forecaster, window=(900, 901))
+    assert pyplot.get_fignums() == []
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """A classifier whose classes are named 1, 2 and 3."""
+    folder = tmp_path_factory.mktemp("numbered")
+    np.savez(folder / "x.npz", x=np.random.default_rng(0).normal(size=(30, 2, 20)), y=np.arange(30) % 3 + 1)
+    return load(train_run(folder / "run", head="linear", data=str(folder / "x.npz")))
+
+
+def test_classes_that_are_numbers_are_taken_by_name(numbered):
+    x, y = np.random.default_rng(1).normal(size=(6, 2, 20)), [1, 2, 3, 1, 2, 2]
+    counts = [
+        [int(text.get_text()) for text in tstk.plot.confusion(numbered, (x, targets)).texts]
+        for targets in (y, [str(k) for k in y], np.array(y, float))
+    ]
+    assert counts[0] == counts[1] == counts[2]
+    assert np.reshape(counts[0], (3, 3)).sum(1).tolist() == [2, 3, 1]
+    assert tstk.plot.tokens(numbered, (x, y), sample=2).get_title(loc="left").endswith("class 3")
+    unknown = tstk.plot.confusion(numbered, (x, [1, 2, 3, -1, -1, -1]))
+    assert "of 3 correct" in unknown.get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    ("y", "value"), [([1, 2, 0], "0"), ([1, 2, 7], "7"), ([1, 2, 1.5], "1.5"), (["1", "2", "x"], "'x'")]
+)
+def test_a_class_that_there_is_not_is_refused_with_its_place(numbered, y, value):
+    x = np.random.default_rng(1).normal(size=(3, 2, 20))
+    with pytest.raises(DataError, match=f"target 2 is {value}, no class of this pipeline; its classes are 1, 2, 3"):
+        tstk.plot.tokens(numbered, (x, y))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 4), (2, 1, 5), (2,)])
+def test_futures_of_another_shape_than_the_forecast_are_refused(forecaster, shape):
+    with pytest.raises(DataError, match=r"the futures have shape .*; expected \[series, 2, 5\]"):
+        tstk.plot.forecast(load(forecaster), (np.zeros((2, 2, 20)), np.zeros(shape)))
+
+
+def test_samples_that_a_batch_marks_as_missing_are_not_drawn(masked):
+    from tstk.core.types import Series
+
+    observed = torch.ones(1, 2, 20, dtype=torch.bool)
+    observed[:, :, 4:8] = False
+    lines = get_lines(tstk.plot.tokens(load(masked), Series(torch.zeros(1, 2, 20), observed)))
+    assert np.flatnonzero(np.isnan(lines["0"].get_ydata())).tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (None, {"reader": "csv"}, "--reader has no effect without other data in a file"),
+        ("array", {"reader": "csv"}, "--reader has no effect without other data in a file"),
+        ("array", {"data_root": "folder"}, "data_root has no effect with an array"),
+    ],
+)
+def test_options_of_the_data_without_effect_are_refused(masked, data, options, message):
+    x = np.zeros((2, 2, 20)) if data == "array" else None
+    with pytest.raises(OptionError, match=message):
+        tstk.plot.open_data(masked, x, **options)
+    with pytest.raises(OptionError, match="the data are opened already"):
+        tstk.plot.open_data(tstk.plot.open_data(masked), **options)
+
+
+def test_similar_codes_are_merged_only_where_shapes_are_drawn(autoencoder):
+    with pytest.raises(OptionError, match="--merge has no effect with --show usage"):
+        tstk.plot.codebook(autoencoder, show="usage", merge=0.5)
+    with pytest.raises(OptionError, match=r"--merge -1: expected 0 or more"):
+        tstk.plot.codebook(autoencoder, merge=-1)
+
+
+def test_codes_at_the_ends_of_series_are_counted_and_a_pipeline_in_training_mode_is_restored(autoencoder, monkeypatch):
+    from tstk.plot import codes
+
+    monkeypatch.setattr(codes, "MARGIN_TOKENS", 1)
+    source = tstk.plot.open_data(autoencoder)
+    tokens = source.pipeline.tokenize(source.split.batch(torch.arange(len(source.split)))).tokens
+    want = torch.bincount(tokens.ids[tokens.valid], minlength=source.pipeline.tokenizer.out.vocab_size)
+    pipeline = source.pipeline.train()
+    codebook = codes.compute_codebook(source)
+    assert pipeline.training
+    assert codebook.counts.tolist() == want.tolist()
+    shapes = codebook.shapes[codebook.counts > 0]
+    assert bool(shapes[:, codebook.center].isfinite().all())
+
+
+def test_embeddings_of_unknown_classes_are_grey_among_many_classes_too():
+    from tstk.plot.embeddings import Embeddings, draw_embeddings
+
+    y = np.arange(30) % 25
+    y[3] = -1
+    names = tuple(f"class {k}" for k in range(25))
+    draw_embeddings(axes := Figure().subplots(), np.zeros((30, 2)), Embeddings(np.zeros((30, 4)), None, y, names, ""))
+    assert [len(points.get_offsets()) for points in axes.collections] == [1, 29]
+    assert axes.collections[1].get_array().min() == 0

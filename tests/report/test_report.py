@@ -271,6 +271,20 @@ def test_a_selection_that_the_data_lack_is_refused_before_anything_is_drawn(fore
         load_context(forecaster, selection=selection)
 
 
+@pytest.mark.parametrize(
+    ("selection", "option"),
+    [
+        (Selection(channels=(0,)), "--channel"),
+        (Selection(samples=(1,)), "--sample"),
+        (Selection(window=(0, 5)), "--window"),
+    ],
+)
+def test_a_selection_that_no_section_shows_is_refused_and_nothing_is_written(run, tmp_path, selection, option):
+    with pytest.raises(OptionError, match=f"{option} has no effect on the report of this run"):
+        write_report(run, tmp_path / "report.html", selection=selection)
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_options_that_differ_from_the_defaults_come_first_and_all_others_are_folded(run):
     html = summary.render_config(load_context(run)).html
     first, _, folded = html.partition("<details>")

@@ -144,6 +144,16 @@ def locate_run_data(run_config: RunConfig, data_root: str | None = None) -> Data
     return table
 
 
+def why_no_data(run_config: RunConfig) -> str:
+    """Return why a run has no data of its own: it was imported, or trained on arrays; "" if it has some."""
+    table = run_config.values["data"]
+    if run_config.origin and not table.get("use"):
+        return f"{run_config.run_dir} was imported from {run_config.origin.get('file')}, so it has no data of its own"
+    if table["use"] == ARRAYS and "estimator" in run_config.input_schema:
+        return f"{run_config.run_dir} was trained on arrays, which it does not hold"
+    return ""
+
+
 def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[DataTable, list[str]]:
     """Return the table `data` of a run, and a note for each file that has moved.
 
@@ -158,17 +168,13 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
         DataError: its weights were imported, or it was trained on arrays, so it has no data
     """
     table = dict(run_config.values["data"])
-    if run_config.origin and not table.get("use"):
-        run = run_config.run_dir
-        raise DataError(
-            f"{run} was imported from {run_config.origin.get('file')}, so it has no data of its own; train on some: "
-            f"tstk train --init-from {quote(str(run))} --data FILE. Commands that need no data of the run "
-            "take --data FILE"
-        )
-    if table["use"] == ARRAYS and "estimator" in run_config.input_schema:
-        raise DataError(
-            f"{run_config.run_dir} was trained on arrays, which it does not hold; name data with --data FILE"
-        )
+    if reason := why_no_data(run_config):
+        if run_config.origin:
+            raise DataError(
+                f"{reason}; train on some: tstk train --init-from {quote(str(run_config.run_dir))} --data FILE. Commands "
+                "that need no data of the run take --data FILE"
+            )
+        raise DataError(f"{reason}; name some with --data FILE")
     table["data_root"] = data_root or table.get("data_root")
     notes = []
     for key in ("use", *_SPLIT_OPTIONS):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.pipeline import Pipeline
+from tstk.core.prediction import eval_mode
 from tstk.errors import IncompatibleError, OptionError
 from tstk.nn.codebook import code_usage
 from tstk.plot.plot_data import DataLike, PlotData, RunLike, open_data
@@ -71,7 +72,6 @@ class Codebook:
         return np.asarray((self.counts / self.counts.sum().clamp(min=1)).sort(descending=True).values)
 
 
-@torch.no_grad()
 def compute_codebook(data: PlotData) -> Codebook:
     """Count the codes of a split, and compute the shape of each.
 
@@ -87,18 +87,17 @@ def compute_codebook(data: PlotData) -> Codebook:
         return Codebook(count_codes(data), shapes, slice(None), "A shape is what the tokenizer decodes a code to.")
     stride = int(spec.stride)
     margin = MARGIN_TOKENS if spec.num_tokens > 4 * MARGIN_TOKENS else 0
-    counts, sums = torch.zeros(spec.vocab_size), torch.zeros(spec.vocab_size, (2 * margin + 1) * stride)
+    sums, num_samples = torch.zeros(2, spec.vocab_size, (2 * margin + 1) * stride)
     for rows in data.sample_rows(MAX_SERIES).split(16):
         ids, segments = _extract_segments(data, rows, stride, margin)
-        counts += torch.bincount(ids, minlength=spec.vocab_size)
-        sums.index_add_(0, ids, segments)
-    shapes = sums / counts.clamp(min=1)[:, None]
+        sums.index_add_(0, ids, segments.nan_to_num(0.0))
+        num_samples.index_add_(0, ids, (~segments.isnan()).float())
+    shapes, counts = sums / num_samples, count_codes(data)  # NaN beyond the ends of a series
     text = f"A shape is the mean of the {stride} samples that a code replaces, as the tokenizer receives them"
     text += "; pale: the neighbouring samples." if margin else "."
     return Codebook(counts, shapes, slice(margin * stride, (margin + 1) * stride), text)
 
 
-@torch.no_grad()
 def decode_codebook(pipeline: Pipeline) -> Tensor:
     """Decode every code by itself, [K, T]; with several channels, their mean.
 
@@ -111,22 +110,22 @@ def decode_codebook(pipeline: Pipeline) -> Tensor:
         raise IncompatibleError(f"{tokenizer.display_name()} {problem}, so there is no codebook to draw")
     ids = torch.arange(tokenizer.out.vocab_size, device=pipeline.mean.device)
     length = int(tokenizer.out.patch_len) if tokenizer.out.patch_len else min(tokenizer.out.length, 128)
-    return tokenizer.decode(tokenizer.embed(ids[:, None]), length).mean(1).cpu()
+    with eval_mode(pipeline):
+        return tokenizer.decode(tokenizer.embed(ids[:, None]), length).mean(1).cpu()
 
 
-@torch.no_grad()
 def count_codes(data: PlotData) -> Tensor:
     """Count the codes [K] of at most `MAX_SERIES` series of the split."""
     vocab_size = data.pipeline.tokenizer.out.vocab_size or 0
     counts = torch.zeros(vocab_size)
     for rows in data.sample_rows(MAX_SERIES).split(16):
-        tokens = data.pipeline.tokenize(data.batch(rows)).tokens
+        with eval_mode(data.pipeline):
+            tokens = data.pipeline.tokenize(data.batch(rows)).tokens
         assert tokens.ids is not None
         counts += torch.bincount(tokens.ids[tokens.valid].cpu(), minlength=vocab_size)
     return counts
 
 
-@torch.no_grad()
 def _extract_segments(data: PlotData, rows: Tensor, stride: int, margin: int) -> tuple[Tensor, Tensor]:
     """Extract the segments that belong to codes, averaged over channels.
 
@@ -137,16 +136,17 @@ def _extract_segments(data: PlotData, rows: Tensor, stride: int, margin: int) ->
         margin: neighbouring tokens to include on each side
 
     Returns:
-        codes [M], and segments [M, (2 margin + 1) * stride]
+        codes [M], and segments [M, (2 margin + 1) * stride], NaN beyond the ends of a series
     """
-    tokenized = data.pipeline.tokenize(data.batch(rows))
+    with eval_mode(data.pipeline):
+        tokenized = data.pipeline.tokenize(data.batch(rows))
     tokens = tokenized.tokens
     assert tokens.ids is not None
     x = tokenized.series.x.mean(1)
-    x = F.pad(x, (0, tokens.ids.shape[1] * stride - x.shape[-1]))
+    after = (tokens.ids.shape[1] + margin) * stride - x.shape[-1]
+    x = F.pad(x, (margin * stride, after), value=torch.nan)
     x = x.unfold(-1, (2 * margin + 1) * stride, stride)
-    ids, valid = (t[:, margin : margin + x.shape[1]] for t in (tokens.ids, tokens.valid))
-    return ids[valid].cpu(), x[valid].cpu()
+    return tokens.ids[tokens.valid].cpu(), x[tokens.valid].cpu()
 
 
 def merge_similar_codes(shapes: Tensor, counts: Tensor, tolerance: float = 0.0) -> list[CodeGroup]:
@@ -157,13 +157,13 @@ def merge_similar_codes(shapes: Tensor, counts: Tensor, tolerance: float = 0.0) 
         counts: [K] occurrences
         tolerance: largest RMS difference of similar shapes, relative to the standard deviation of all; 0 merges none
     """
-    total, deviation = float(counts.sum().clamp(min=1)), float(shapes.std().clamp(min=1e-8))
+    total, deviation = float(counts.sum().clamp(min=1)), float(shapes[~shapes.isnan()].std().clamp(min=1e-8))
     groups: list[CodeGroup] = []
     for k in counts.argsort(descending=True, stable=True).tolist():
         if not counts[k]:
             break
         similar = (
-            other for other in groups if (other.shape - shapes[k]).square().mean().sqrt() <= tolerance * deviation
+            other for other in groups if (other.shape - shapes[k]).square().nanmean().sqrt() <= tolerance * deviation
         )
         group = next(similar, None) if tolerance else None
         if group is None:
@@ -199,7 +199,7 @@ def draw_codes(axes: Axes, codes: list[CodeGroup], center: slice = slice(None)) 
     """
     shapes = np.stack([code.shape.numpy() for code in codes]) if codes else np.zeros((0, 1))
     # a single outlier must not flatten all others
-    scale = float(np.quantile(np.abs(shapes).max(1), 0.9)) if codes else 1.0
+    scale = float(np.quantile(np.nanmax(np.abs(shapes), 1), 0.9)) if codes else 1.0
     font_size = min(8.0, 1.3 * axes.figure.get_figwidth())  # type: ignore[union-attr]
     is_center = np.zeros(shapes.shape[1], dtype=bool)
     is_center[center] = True
@@ -255,10 +255,14 @@ def codebook(
 
     Raises:
         IncompatibleError: the tokenizer makes no codes
-        OptionError: `show` is something else
+        OptionError: `show` is something else, or `merge` is negative or has no effect
     """
     if show not in ("shapes", "usage"):
         raise OptionError(f"--show {show}: expected shapes or usage")
+    if merge < 0:
+        raise OptionError(f"--merge {merge}: expected 0 or more")
+    if merge and show == "usage":
+        raise OptionError("--merge has no effect with --show usage, which counts each code; remove it")
     source = open_data(run, data, split=split)
     codes = compute_codebook(source)
     title = f"{source.name}, {int((codes.counts > 0).sum())} of {len(codes.counts)} codes in use"

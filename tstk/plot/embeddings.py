@@ -110,7 +110,9 @@ def draw_embeddings(axes: Axes, points: Array, embeddings: Embeddings) -> None:
         if len(unknown := points[y == -1]):
             axes.scatter(unknown[:, 0], unknown[:, 1], color="lightgrey", label="unknown", **size)
     elif y is not None:
-        drawn = axes.scatter(x_values, y_values, c=y, cmap="viridis", alpha=0.8, **size)
+        is_known = y != -1 if names else np.isfinite(y)
+        axes.scatter(*points[~is_known].T, color="lightgrey", label=None if is_known.all() else "unknown", **size)
+        drawn = axes.scatter(*points[is_known].T, c=y[is_known], cmap="viridis", alpha=0.8, **size)
         bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
         bar.set_label("number of the class" if names else embeddings.target, fontsize=8)
         bar.outline.set_visible(False)

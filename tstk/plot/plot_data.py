@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -92,7 +93,8 @@ class PlotData:
         """Return the number of a channel, by its name or number.
 
         Args:
-            channel: name, or number from 0; None for the default
+            channel: name, or number from 0, negative from the end; text is a name if there is such a channel; None for
+                the default
             default: number of the channel if none is named, negative from the end
 
         Raises:
@@ -101,12 +103,14 @@ class PlotData:
         names = self.channels
         if channel is None:
             return default % len(names)
-        if isinstance(channel, int) and -len(names) <= channel < len(names):
-            return channel % len(names)
-        if str(channel) in names:
-            return names.index(str(channel))
+        if isinstance(channel, str) and channel in names:
+            return names.index(channel)
+        with suppress(ValueError):
+            if -len(names) <= int(channel) < len(names):
+                return int(channel) % len(names)
         raise OptionError(
-            f"--channel {channel}: the channels are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
+            f"--channel {channel}: the channels are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}, "
+            f"by name or by number from 0 to {len(names) - 1}."
             f"{did_you_mean(str(channel), names)}"
         )
 
@@ -151,7 +155,8 @@ def open_data(
     Args:
         run: run directory, hf://owner/name, or a pipeline; a `PlotData` is returned as it is
         data: name or path of other data, an array as for `Pipeline.predict`, or a pair of an array and its targets:
-            classes (names or numbers) [N], or futures [N, C, H]; None for those of the run
+            classes [N] by name, or by number from 0 where names are no numbers, -1 if unknown; or futures [N, C, H];
+            None for those of the run
         split: train, val or test of the data of the run; if None test, or val if there is no test split
         data_root: folder to look up data sets by name in
         reader: name of the reader of other data, or a table of its name and options
@@ -164,9 +169,13 @@ def open_data(
     """
     require_matplotlib()
     if isinstance(run, PlotData):
-        if data is not None or split is not None:
+        if any(option is not None for option in (data, split, data_root, reader)):
             raise OptionError("the data are opened already; give `data` and `split` to open_data")
         return run
+    if reader is not None and not isinstance(data, str | Path):
+        raise OptionError("--reader has no effect without other data in a file: --data FILE; remove it")
+    if data_root is not None and data is not None and not isinstance(data, str | Path):
+        raise OptionError("data_root has no effect with an array; remove it")
     if split is not None and split not in SPLIT_NAMES:
         raise OptionError(f"--split {split}: expected {', '.join(SPLIT_NAMES)}")
     if data is not None and split is not None:
@@ -206,27 +215,53 @@ def _make_split(pipeline: Pipeline, data: Any) -> SeriesDataset:
     series = prepare_series(x, pipeline)
     for _ in iter_series(series, pipeline, 256):  # refuses series that are missing or infinite
         pass
+    samples = series.x.float() if series.observed is None else series.x.float().masked_fill(~series.observed, torch.nan)
     y = None if targets is None else _convert_targets(pipeline, targets)
-    if y is not None and len(y) != len(series.x):
-        raise DataError(f"{len(series.x)} series and {len(y)} targets")
-    return SeriesDataset(series.x.float().cpu(), y)
+    if y is not None and len(y) != len(samples):
+        raise DataError(f"{len(samples)} series and {len(y)} targets")
+    return SeriesDataset(samples.cpu(), y, conditioning=series.to("cpu").conditioning)
 
 
 def _convert_targets(pipeline: Pipeline, targets: Any) -> Tensor:
-    """Return targets as in `Series.y`: classes by their names or numbers, or futures less the offset of the data."""
+    """Return targets as in `Series.y`: numbers of classes, or futures less the offset of the data.
+
+    Raises:
+        DataError: a class is unknown, or the shape of the futures is not that of the forecasts
+    """
     y: NDArray[Any] = np.asarray(targets)
     if pipeline.spec.horizon is not None:
         future = torch.as_tensor(y, dtype=torch.float64)
         future = future[None] if future.ndim == 2 else future
+        shape = (pipeline.spec.channels, pipeline.spec.horizon)
+        if future.shape[1:] != shape:
+            raise DataError(f"the futures have shape {list(y.shape)}; expected [series, {shape[0]}, {shape[1]}]")
         return (future if pipeline.offset is None else future - pipeline.offset[:, None]).float()
-    if y.dtype.kind in "UO":
-        numbers = {name: k for k, name in enumerate(pipeline.classes)}
-        unknown = [name for name in y.flatten().tolist() if str(name) not in numbers]
-        if unknown:
-            known = ", ".join(pipeline.classes[:12])
-            raise DataError(f"{unknown[0]!r} is no class of this pipeline; its classes are {known}")
-        y = np.array([numbers[str(name)] for name in y.flatten().tolist()]).reshape(y.shape)
-    return torch.as_tensor(y)
+    if pipeline.task is None or "class" not in pipeline.task.target_type:
+        if y.dtype.kind not in "biuf":
+            raise DataError(f"the targets are {y.dtype}, but this pipeline predicts no classes; give numbers, or none")
+        return torch.as_tensor(y)
+    return torch.as_tensor(_number_classes(y, pipeline.classes)).reshape(y.shape)
+
+
+def _number_classes(y: NDArray[Any], classes: Sequence[str]) -> list[int]:
+    """Return the numbers of classes that are given by name, or by number if no name is a number; -1 is unknown.
+
+    Raises:
+        DataError: there is no such class
+    """
+    names = {name: k for k, name in enumerate(classes)}
+    numbers = {-1: -1}
+    if not any(name.lstrip("+-").isdigit() for name in classes):
+        numbers |= {k: k for k in range(len(classes))}
+    result = []
+    for place, value in enumerate(y.flatten().tolist()):
+        is_whole = isinstance(value, int | float) and value == value and value == int(value)
+        number = names.get(str(int(value) if is_whole else value), numbers.get(value))
+        if number is None:
+            known = f"{', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}"
+            raise DataError(f"target {place} is {value!r}, no class of this pipeline; its classes are {known}")
+        result.append(number)
+    return result
 
 
 def get_samples(pipeline: Pipeline, series: Series) -> Tensor:

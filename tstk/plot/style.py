@@ -76,7 +76,12 @@ def open_axes(ax: Axes | None, size: tuple[float, float] = SIZE) -> Iterator[Axe
     from matplotlib import pyplot
 
     with rc_context(STYLE):
-        yield pyplot.subplots(figsize=size, layout="constrained")[1]
+        figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+        try:
+            yield axes
+        except BaseException:  # a notebook would show what was drawn so far
+            pyplot.close(figure)
+            raise
 
 
 def save_figure(figure: Figure, format: str = "png", dpi: int = 150) -> bytes:

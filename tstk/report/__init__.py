@@ -69,7 +69,8 @@ def write_report(
         CheckpointError: the run cannot be loaded
         UnknownNameError: its data set is not found
         DataError: its data cannot be read
-        OptionError: the run is in the package or on the hub, and `out` is None; or there is no such channel or series
+        OptionError: the run is in the package or on the hub, and `out` is None; or there is no such channel or series,
+            or no section shows it
         FileError: `out` exists, or cannot be written
         TstkError: matplotlib is not installed
     """
@@ -84,5 +85,6 @@ def write_report(
     index = renderers.index(render_embeddings)
     renderers[index:index] = [get_registry().load(entry) for entry in get_registry().list_entries("report")]
     sections = [section for render in renderers if (section := render(context)) is not None]
+    context.check_selection()
     write_text(path, render_page(format_title(context), sections), replace=replace)
     return path

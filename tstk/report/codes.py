@@ -53,7 +53,7 @@ def render_reconstructions(context: RunContext) -> Section | None:
                     label,
                     f"The series and its reconstruction: {label}",
                     lambda axes, item=item, axis=axis, channel=channel: draw_reconstruction(  # type: ignore[misc]
-                        axes, item, axis, context.selection.window, context.channels[channel]
+                        axes, item, axis, context.window, context.channels[channel]
                     ),
                 )
             )

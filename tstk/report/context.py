@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from tstk.config.records import RunConfig, RunResult, read_history
 from tstk.config.resolve import Config
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.data.data_module import DataModule
-from tstk.data.identity import locate_run_data
+from tstk.data.identity import locate_run_data, why_no_data
+from tstk.errors import DataError, OptionError
 from tstk.nn.devices import default_device
 from tstk.plot.plot_data import PlotData, choose_split
 from tstk.runs.checkpoint import load
@@ -47,6 +49,7 @@ class RunContext(PlotData):
         history: one row per epoch, as in metrics.jsonl
         data: training data with the splits of the run
         selection: what to show
+        applied: fields of the selection that a section has asked for
     """
 
     run_dir: Path
@@ -55,6 +58,7 @@ class RunContext(PlotData):
     history: list[dict[str, Any]]
     data: DataModule
     selection: Selection = field(default_factory=Selection)
+    applied: set[str] = field(default_factory=set)
 
     @property
     def split_name(self) -> str:
@@ -63,13 +67,30 @@ class RunContext(PlotData):
 
     def select_rows(self, max_rows: int) -> Tensor:
         """Return the rows of the series to show: those that were chosen, or at most `max_rows` evenly spaced ones."""
+        self.applied.add("samples")
         if self.selection.samples:
             return torch.tensor([self.find_sample(sample) for sample in self.selection.samples])
         return self.sample_rows(max_rows)
 
     def select_channels(self, default: Sequence[int]) -> list[int]:
         """Return the numbers of the channels to show: those that were chosen, or the default ones."""
+        self.applied.add("channels")
         return [self.find_channel(channel) for channel in self.selection.channels] or list(default)
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """First and last (exclusive) sample to show of a series; None leaves it to the section."""
+        self.applied.add("window")
+        return self.selection.window
+
+    def check_selection(self) -> None:
+        """Raise OptionError if no section has asked for something that was selected."""
+        for name, option in (("channels", "--channel"), ("samples", "--sample"), ("window", "--window")):
+            if getattr(self.selection, name) and name not in self.applied:
+                raise OptionError(
+                    f"{option} has no effect on the report of this run, of which no section shows chosen {name}; "
+                    "remove it"
+                )
 
 
 def load_context(run: str | Path, data_root: str | None = None, selection: Selection | None = None) -> RunContext:
@@ -83,11 +104,17 @@ def load_context(run: str | Path, data_root: str | None = None, selection: Selec
     Raises:
         CheckpointError: the run cannot be loaded, or one of its files is damaged
         UnknownNameError: its data set is not found
-        DataError: its data cannot be read
+        DataError: its data cannot be read, or it has none
         OptionError: there is no such channel or series
     """
     run_dir = resolve_run_dir(run)
-    pipeline, run_config = load(run_dir).to(default_device()), RunConfig.read(run_dir)
+    run_config = RunConfig.read(run_dir)
+    if reason := why_no_data(run_config):
+        raise DataError(
+            f"{reason}, and this command uses those of the run; draw figures of others: tstk plot KIND "
+            f"{quote(str(run))} --data FILE --out FIGURE"
+        )
+    pipeline = load(run_dir).to(default_device())
     data = read_data(Config({**run_config.values, "data": locate_run_data(run_config, data_root)}), data_root)
     result = RunResult.read(run_dir) if (run_dir / RESULT_FILE).is_file() else None
     split, name = choose_split(data)
@@ -97,4 +124,5 @@ def load_context(run: str | Path, data_root: str | None = None, selection: Selec
     )
     context.select_rows(1)
     context.select_channels([])
+    context.applied.clear()
     return context

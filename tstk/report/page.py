@@ -66,6 +66,10 @@ pre { margin: 0 0 1rem; padding: .75rem 1rem; background: var(--soft); border: 1
   .matrix thead th { writing-mode: vertical-rl; vertical-align: bottom; text-align: left; white-space: nowrap; }
   .matrix thead th wbr { display: none; }
 }
+@media (min-width: 40rem) {
+  .matrix tbody th { white-space: nowrap; }
+  .matrix tbody th wbr { display: none; }
+}
 @media print { h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
 """
 

@@ -116,7 +116,7 @@ def _plot_forecast(context: RunContext, row: int, channel: int, series: Forecast
     return render_panel(
         label,
         f"Context, target and forecast of {label}",
-        lambda axes: draw_forecast(axes, series, axis, context.selection.window, name),
+        lambda axes: draw_forecast(axes, series, axis, context.window, name),
     )
 
 
@@ -174,7 +174,7 @@ def _plot_masked_reconstruction(context: RunContext, row: int, channel: int, ser
     return render_panel(
         label,
         f"The series and its reconstruction: {label}",
-        lambda axes: draw_reconstruction(axes, series, axis, context.selection.window, name),
+        lambda axes: draw_reconstruction(axes, series, axis, context.window, name),
     )
 
 

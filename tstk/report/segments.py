@@ -71,10 +71,10 @@ def _plot_series(context: RunContext, rows: list[int], predictions: torch.Tensor
     """Plot a channel of a series, or of its windows, below bands of its classes."""
     split, y, names = context.split, context.split.y, context.run_config.classes
     assert y is not None
-    if context.selection.window is None:
+    if context.window is None:
         rows = rows[: max(1, MAX_SAMPLES // y.shape[1])]
     length = sum(int(split.lengths[row]) for row in rows)
-    first, end = crop_window(context.selection.window, length)
+    first, end = crop_window(context.window, length)
     batches = [get_samples(context.pipeline, split.batch(torch.tensor([row])))[0, channel] for row in rows]
     samples = torch.cat(batches)[first:end]
     bands = [part[rows].flatten().numpy()[first:end] for part in (y, predictions)]

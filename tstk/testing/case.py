@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import SkipTest
 
-from tstk.errors import TstkError, UnknownNameError, did_you_mean
+from tstk.errors import OptionError, TstkError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import SLOTS, Entry
 from tstk.plugins.local import register_component
 from tstk.plugins.location import locate_definition, locate_error
@@ -207,6 +207,9 @@ def list_cases(subject: str | type) -> list[Case]:
     """
     if isinstance(subject, type):
         kind = getattr(subject, "kind", "")
+        if kind not in SLOTS:
+            bases = ", ".join(f"tstk.{slot.capitalize()}" for slot in SLOTS)
+            raise OptionError(f"{subject.__name__} is no component; expected a class derived from one of {bases}")
         return _list_cases_of_entry(get_registry().find(kind, register_component(kind, subject)))
     plugin = find_plugin(subject)
     entries = [e for e in get_registry().list_entries() if e.dist == plugin.dist]
