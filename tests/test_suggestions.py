@@ -127,7 +127,8 @@ def test_misspelled_commands_and_options_get_a_suggestion(line, says):
 @pytest.mark.parametrize(
     ("typed", "ours"),
     [
-        ("--learning-rate", "--lr"), ("--max-epochs", "--epochs"), ("--num-epochs", "--epochs"), ("--iterations", "--steps"),
+        ("--learning-rate", "--lr"), ("--max-epochs", "--epochs"), ("--num-epochs", "--epochs"),
+        ("--iterations", "--steps"),
         ("--n-epochs", "--epochs"), ("--bs", "--batch-size"), ("--batch", "--batch-size"), ("--wd", "--weight-decay"),
         ("--max-steps", "--steps"), ("--gpus", "--devices"), ("--checkpoint", "--init-from"), ("--model", "--encoder"),
         ("--dataset", "--data"), ("--output-dir", "--out"), ("--random-state", "--seed"), ("--pred-len", "--horizon"),
