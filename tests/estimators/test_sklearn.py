@@ -1,6 +1,7 @@
 """The estimators: the checks of scikit-learn and aeon, unequal lengths and missing values."""
 
 import pickle
+import pickletools
 
 import numpy as np
 import pytest
@@ -119,7 +120,9 @@ def test_unequal_lengths_and_missing_values_are_learned_whatever_the_batch():
 
 def test_a_classifier_of_few_series_trains_on_all_of_them_by_default(monkeypatch):
     seen = []
-    monkeypatch.setattr("tstk.estimators.base.fit", lambda pipeline, data, *_, **__: seen.append(data) or FitResult())
+    monkeypatch.setattr(
+        "tstk.estimators.base.fit", lambda pipeline, data, *_, **__: seen.append(data) or FitResult([], {"epoch": 1})
+    )
     X, y = waves([20] * 12)
     SeriesClassifier().fit(X, y)
     SeriesClassifier(val_fraction=0.25).fit(X, y)
@@ -166,7 +169,8 @@ def test_options_are_parameters_that_clone_search_and_pickle_know():
     search = GridSearchCV(model, {"encoder__depth": [1, 2]}, cv=2).fit(X, y)
     assert {p["encoder__depth"] for p in search.cv_results_["params"]} == {1, 2}
     fitted = search.best_estimator_
-    assert b"torch" not in pickle.dumps(fitted)
+    words = [word for _, word, _ in pickletools.genops(pickle.dumps(fitted)) if isinstance(word, str)]
+    assert not [word for word in words if word.split(".")[0] == "torch"], "it can be read without torch's pickles"
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
 

@@ -171,8 +171,8 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
     if reason := why_no_data(run_config):
         if run_config.origin:
             raise DataError(
-                f"{reason}; train on some: tstk train --init-from {quote(str(run_config.run_dir))} --data FILE. Commands "
-                "that need no data of the run take --data FILE"
+                f"{reason}; train on some: tstk train --init-from {quote(str(run_config.run_dir))} --data FILE. "
+                "Commands that need no data of the run take --data FILE"
             )
         raise DataError(f"{reason}; name some with --data FILE")
     table["data_root"] = data_root or table.get("data_root")

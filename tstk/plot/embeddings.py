@@ -112,7 +112,8 @@ def draw_embeddings(axes: Axes, points: Array, embeddings: Embeddings) -> None:
     elif y is not None:
         is_known = y != -1 if names else np.isfinite(y)
         axes.scatter(*points[~is_known].T, color="lightgrey", label=None if is_known.all() else "unknown", **size)
-        drawn = axes.scatter(*points[is_known].T, c=y[is_known], cmap="viridis", alpha=0.8, **size)
+        known_x, known_y = points[is_known].T
+        drawn = axes.scatter(known_x, known_y, c=y[is_known], cmap="viridis", alpha=0.8, **size)
         bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
         bar.set_label("number of the class" if names else embeddings.target, fontsize=8)
         bar.outline.set_visible(False)

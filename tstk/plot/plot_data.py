@@ -21,7 +21,7 @@ from tstk.core.prediction import SeriesLike, iter_series, prepare_series
 from tstk.core.types import Series, Split
 from tstk.data.columns import Reader
 from tstk.data.data_module import DataModule
-from tstk.data.datasets import SeriesDataset, WindowDataset
+from tstk.data.datasets import Conditioning, SeriesDataset, WindowDataset
 from tstk.data.identity import locate_run_data
 from tstk.errors import DataError, OptionError, did_you_mean
 from tstk.inference.predict import open_run
@@ -219,7 +219,11 @@ def _make_split(pipeline: Pipeline, data: Any) -> SeriesDataset:
     y = None if targets is None else _convert_targets(pipeline, targets)
     if y is not None and len(y) != len(samples):
         raise DataError(f"{len(samples)} series and {len(y)} targets")
-    return SeriesDataset(samples.cpu(), y, conditioning=series.to("cpu").conditioning)
+    conditioning = {
+        name: Conditioning(states, valid, torch.arange(len(states)))
+        for name, (states, valid) in series.to("cpu").conditioning.items()
+    }
+    return SeriesDataset(samples.cpu(), y, conditioning=conditioning)
 
 
 def _convert_targets(pipeline: Pipeline, targets: Any) -> Tensor:

@@ -190,7 +190,8 @@ class Tuner:
         self.notes: list[str] = []
         self.printed_notes: set[str] = set()
         self.forces_validation = False
-        self.metric, self.validation = "", {}
+        self.metric = ""
+        self.validation: dict[str, Any] = {}
         self._prepare_objective()
         self.seed = int(space.base.options("train")["seed"])
         self.study = self._open_study()
@@ -468,7 +469,7 @@ def _describe_validation(config: Config, data: DataModule, metric: str) -> dict[
     if is_forecast:
         facts["channels to forecast"] = ", ".join(data.channels)
     elif y is not None:
-        facts["checksum of the validation targets"] = crc32(y.contiguous().numpy())
+        facts["checksum of the validation targets"] = crc32(y.contiguous().numpy().tobytes())
     if is_lower_better(metric):  # in units of standardized values
         facts["--standardize"] = config.values["data"]["standardize"]
     return facts

@@ -305,6 +305,8 @@ def describe_misfit(model: str, config: ModelConfig, spec: Spec) -> str:
 
 def scale_sinusoids(rows: int, dim: int) -> Tensor:
     """Return the fixed positions of the library, [rows, dim]: interleaved sinusoids with mean 0 and deviation 0.1."""
-    table = sinusoidal_embedding(torch.arange(rows)[None, :, None], dim, interleaved=True)[0]
-    table = table - table.mean()
-    return table / (table.std() * 10)
+    with torch.device("cpu"):  # these functions import torch's compiler on the meta device
+        table = sinusoidal_embedding(torch.arange(rows)[None, :, None], dim, interleaved=True)[0]
+        table = table - table.mean()
+        table /= table.std() * 10
+    return torch.empty(rows, dim).copy_(table)

@@ -104,7 +104,7 @@ class T5Stack(nn.Module):
                 f"{self.max_distance}; expected at least 4, and distances above a quarter of them"
             )
         self.bias = nn.Parameter(torch.empty(self.num_buckets, config.integer("num_heads", 8)))
-        nn.init.normal_(self.bias, std=self.dim**-0.5)
+        nn.init.normal_(self.bias)  # as large as the scores, so that order is seen from the first step
         self.blocks = nn.ModuleList(T5Block(config) for _ in range(config.integer("num_layers", 6)))
         self.norm = nn.RMSNorm(self.dim, config.number("layer_norm_epsilon", 1e-6))
         self.dropout = Dropout(config.number("dropout_rate", 0.1, below=1))
