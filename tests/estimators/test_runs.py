@@ -60,7 +60,7 @@ def test_commands_read_a_saved_estimator(tmp_path):
     assert result.exit_code == 0, result.output
     assert "accuracy" in result.output
     result = CliRunner().invoke(cli, ["eval", str(tmp_path / "run")])
-    assert "was trained on arrays, which it does not hold; name data with --data FILE" in result.output
+    assert "was trained on arrays, which it does not hold; name some with --data FILE" in result.output
     assert tstk.load(tmp_path / "run").classes == ("no", "yes")
 
 

@@ -312,7 +312,7 @@ def test_a_data_frame_is_refused_with_the_way_to_a_file(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"value": [1.0, 2.0]})
     for options in ({"data": frame}, {"train_data": frame}):
-        with pytest.raises(OptionError, match=r"data is a DataFrame, and a search records .* to_parquet"):
+        with pytest.raises(OptionError, match=r"data is a DataFrame, and a search is continued .* to_parquet"):
             tstk.tune({"lr": [1e-3, 1e-2]}, out=tmp_path / "out", **options)
 
 
