@@ -183,11 +183,11 @@ def test_reports_show_codes_with_their_usage_reconstructions_and_intervals(runs,
         call("report", runs[name], "--out", folder / f"{name}.html")
         pages[name] = (folder / f"{name}.html").read_text(encoding="utf-8")
     for page in pages.values():
-        assert "The most frequent code is" in page or "most frequent codes" in page
+        assert "most frequent codes as shapes" in page
         assert "how often each code is chosen" in page
     assert "Reconstructions, test split" in pages["tokenizer"]
     assert "Reconstructions" not in pages["direct"]
-    assert "% intervals of 50 sample paths" in pages["rollout"]
+    assert "Intervals are central ones of 50 sample paths" in pages["rollout"]
     assert "sample paths" not in pages["direct"]
 
 
