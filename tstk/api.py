@@ -29,9 +29,10 @@ from tstk.runs.checkpoint import initialize_for_training
 from tstk.runs.importing import import_run
 from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, train
+from tstk.tuning.algorithms import PrunerName
 from tstk.tuning.results import TrialRecord, TuneResult
 from tstk.tuning.space import SEARCH_TABLE, Dimension, SearchSpace, parse_search
-from tstk.tuning.study import PrunerName, Reporters, TuneSettings, run_study
+from tstk.tuning.study import Reporters, TuneSettings, run_study
 
 __all__ = ["build", "build_component", "fit", "import_run", "list_components", "load", "push", "resume", "tune"]
 

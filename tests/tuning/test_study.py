@@ -15,9 +15,10 @@ pytest.importorskip("optuna", reason="needs Optuna: pip install 'tstk-core[tune]
 import tstk
 from tstk.errors import DataError, OptionError, TrainingError
 from tstk.training.callbacks import Callback
+from tstk.tuning.objective import TrialCallback, fit
 from tstk.tuning.results import STUDY_FILE, TrialRecord, TuneResult
 from tstk.tuning.space import SearchSpace, parse_search
-from tstk.tuning.study import Reporters, TrialCallback, Tuner, TuneSettings, TuningInterrupted, fit, run_study
+from tstk.tuning.study import Reporters, Tuner, TuneSettings, TuningInterrupted, run_study
 
 SMALL = {
     "tokenizer": {"use": "patch", "dim": 8},
@@ -177,7 +178,7 @@ def test_a_bug_in_one_trial_does_not_end_the_search(tmp_path, monkeypatch):
             raise ZeroDivisionError("of a plugin")
         return fit(*arguments)
 
-    monkeypatch.setattr("tstk.tuning.study.fit", fit_with_bug)
+    monkeypatch.setattr("tstk.tuning.objective.fit", fit_with_bug)
     monkeypatch.delenv("TSTK_STRICT", raising=False)
     result = search(tmp_path / "out", trials=3)
     assert [t.state for t in result.trials] == ["finished", "failed", "finished"]
@@ -190,7 +191,7 @@ def test_a_bug_in_one_trial_does_not_end_the_search(tmp_path, monkeypatch):
 def test_a_trial_worse_than_the_others_is_pruned(tmp_path, monkeypatch):
     from optuna.pruners import ThresholdPruner
 
-    monkeypatch.setattr("tstk.tuning.study._make_pruner", lambda name: ThresholdPruner(lower=1.1))
+    monkeypatch.setattr("tstk.tuning.study.make_pruner", lambda name: ThresholdPruner(lower=1.1))
     result = search(tmp_path / "out", trials=1)
     assert [(t.state, t.epoch) for t in result.trials] == [("pruned", 1)]
     assert result.best is None
@@ -337,7 +338,7 @@ def test_training_that_diverges_is_a_failed_trial_without_a_traceback(tmp_path, 
     def diverge(*arguments):
         raise TrainingError("the loss is not finite")
 
-    monkeypatch.setattr("tstk.tuning.study.fit", diverge)
+    monkeypatch.setattr("tstk.tuning.objective.fit", diverge)
     result = search(tmp_path / "out", trials=1)
     assert (result.trials[0].state, result.trials[0].error) == ("failed", "the loss is not finite")
 

@@ -13,47 +13,27 @@ import os
 import secrets
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from zlib import crc32
+from typing import TYPE_CHECKING, Any
 
-from tstk.config.resolve import Config
-from tstk.core.task import get_task
-from tstk.data.catalog import DEFAULT_VAL_FRACTION
-from tstk.errors import OptionError, TrainingError, TstkError, did_you_mean
-from tstk.evaluation.formatting import is_lower_better
+from tstk.errors import OptionError, TrainingError, TstkError
 from tstk.files import is_leftover, write_text
 from tstk.files.lock import file_lock, is_locked
-from tstk.plugins.distribution import format_install_command
 from tstk.training.callbacks import Callback
-from tstk.training.config import TrainConfig
-from tstk.training.loop import FitResult, fit
-from tstk.training.memory import check_memory
-from tstk.training.runs import prepare_training
-from tstk.training.small_data import read_data
+from tstk.tuning.algorithms import PrunerName, compute_importance, make_pruner, make_sampler, quiet_optuna
+from tstk.tuning.objective import Objective, TrialCallback
 from tstk.tuning.results import BEST_FILE, STUDY_FILE, TRIALS_FILE, TrialRecord, TrialState, TuneResult, write_results
 from tstk.tuning.space import SearchSpace
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-    from tstk.data.data_module import DataModule
-    from tstk.training.state import TrainState
-
-PrunerName = Literal["median", "hyperband", "none"]
-
-PRUNING_STARTS_AT = 0.25
-"""Fraction of the epochs that every trial trains for: scores of the warm-up say little."""
 MAX_REPEATED_DRAWS = 20
 """Draws in a row of options that were tried before, after which the space counts as exhausted."""
-MIN_TRIALS_FOR_IMPORTANCE = 10
 WORKER_FOLDER = "workers"
 LOCK_FILE = "study.lock"
 
@@ -105,7 +85,7 @@ def run_study(space: SearchSpace, out: str | Path, settings: TuneSettings, repor
         OptionError: Optuna is not installed, `out` has other files or another study, or there is no validation split
         TuningInterrupted: Ctrl-C; it has the result so far
     """
-    with _quiet_optuna():
+    with quiet_optuna():
         tuner = Tuner(space, Path(out), settings, reporters)
         try:
             with file_lock(tuner.folder / WORKER_FOLDER / tuner.worker):
@@ -127,50 +107,6 @@ class TuningInterrupted(KeyboardInterrupt):
         self.result = result
 
 
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Check that Optuna is installed, and leave what it logs and warns of to `Reporters`."""
-    try:
-        import optuna
-    except ImportError as e:
-        raise OptionError(
-            f"tuning needs Optuna, which is not installed ({e}): {format_install_command('tune')}"
-        ) from None
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
-class TrialCallback(Callback):
-    """Reports the validation scores of a trial, and stops it if it is pruned or the time is over.
-
-    Args:
-        trial: of Optuna
-        metric: of the validation split
-        deadline: `time.monotonic()` at which the trial stops; None for no limit
-    """
-
-    def __init__(self, trial: Trial, metric: str, deadline: float | None) -> None:
-        self.trial, self.metric, self.deadline = trial, metric, deadline
-        self.is_pruned = self.is_out_of_time = False
-
-    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
-        """Report the score of the epoch."""
-        if (value := metrics["val"].get(self.metric)) is not None:
-            self.trial.report(value, state.epoch)
-        if state.epoch >= state.epochs or state.should_stop:
-            return
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            self.is_out_of_time = state.should_stop = True
-        elif value is not None and state.epoch >= PRUNING_STARTS_AT * state.epochs and self.trial.should_prune():
-            self.is_pruned = state.should_stop = True
-
-
 class Tuner:
     """Runs the trials of one process.
 
@@ -189,10 +125,7 @@ class Tuner:
         self.deadline = None if limit is None else time.monotonic() + limit
         self.notes: list[str] = []
         self.printed_notes: set[str] = set()
-        self.forces_validation = False
-        self.metric = ""
-        self.validation: dict[str, Any] = {}
-        self._prepare_objective()
+        self.objective = Objective(space, settings.metric, folder / BEST_FILE, self._note)
         self.seed = int(space.base.options("train")["seed"])
         self.study = self._open_study()
 
@@ -211,55 +144,6 @@ class Tuner:
             raise TuningInterrupted(self._finish()) from None
         return self._finish()
 
-    def _prepare_objective(self) -> None:
-        """Set the metric and what is validated; hold validation series out if the defaults of training would not."""
-        config = self.space.base
-        if trackers := config.options("train")["trackers"]:
-            raise OptionError(
-                f"--trackers {','.join(trackers)}: trials have no run directory that could be tracked; leave it out, "
-                f"and give it to tstk train --config {self.folder / BEST_FILE}"
-            )
-        data = read_data(config)
-        if data.val_from_train and config.values["data"]["val_fraction"] is None:
-            self.forces_validation = True
-            self._note(
-                f"trials hold {DEFAULT_VAL_FRACTION:.0%} of the training series out for validation; "
-                f"{BEST_FILE} leaves --val-fraction at its default"
-            )
-        elif not len(data.val):
-            raise OptionError(
-                f"{data.name} has no validation series to compare trials by; hold some out with "
-                f"--val-fraction {DEFAULT_VAL_FRACTION}"
-            )
-        if data.test is not None and data.val is data.test:
-            raise OptionError(
-                f"the validation split of {data.name} is its test split, which trials must not see; hold validation "
-                f"series out with --val-fraction {DEFAULT_VAL_FRACTION}"
-            )
-        self.metric = self._select_metric(config, data)
-        if not len(data.val):
-            data = read_data(self._force_validation(config))
-        self.validation = _describe_validation(config, data, self.metric)
-
-    def _select_metric(self, config: Config, data: DataModule) -> str:
-        """Return the metric by which trials are compared."""
-        if self.settings.metric is not None:
-            return self.settings.metric
-        if data.task is not None and ("head" in config.values or data.spec.horizon is not None):
-            return get_task(data.task).main_metric
-        if config.options("train")["probe_every"] is not None:
-            return "probe"
-        self._note(
-            "pretraining is compared by its validation loss, which says nothing across losses, masks or tokenizers; "
-            "with --probe-every 5, trials are compared by the accuracy of a linear probe"
-        )
-        return "loss"
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether the metric is an error."""
-        return is_lower_better(self.metric)
-
     def _open_study(self) -> Study:
         """Create the study, or open that of an earlier call or another process."""
         import optuna
@@ -268,7 +152,7 @@ class Tuner:
 
         definition = json.dumps(
             {
-                "metric": self.metric,
+                "metric": self.objective.metric,
                 "search": {d.path: d.text for d in sorted(self.space.dimensions, key=lambda d: d.path)},
                 "config": self.space.base.values,
             },
@@ -282,8 +166,8 @@ class Tuner:
             study = optuna.create_study(
                 storage=optuna.storages.JournalStorage(StudyFile(self.folder / STUDY_FILE)),
                 study_name="tune",
-                direction="minimize" if self.lower_is_better else "maximize",
-                pruner=_make_pruner(self.settings.pruner),
+                direction="minimize" if self.objective.lower_is_better else "maximize",
+                pruner=make_pruner(self.settings.pruner),
                 load_if_exists=True,
             )
             stored = study.user_attrs.get("definition")
@@ -334,7 +218,7 @@ class Tuner:
             self.study.enqueue_trial(self.base_values)
         trial = self.study.ask()
         trial.set_user_attr("worker", self.worker)
-        self.study.sampler = _make_sampler(self.seed, len(others), attempt)
+        self.study.sampler = make_sampler(self.seed, len(others), attempt)
         try:
             is_base = not others and self.base_outside  # which Optuna knows as a trial without options
             trial.set_user_attr("options", {} if is_base else self.space.suggest(trial))
@@ -349,47 +233,27 @@ class Tuner:
     def _run_trial(self, trial: Trial) -> bool:
         """Train with the options of a trial and record its score; return whether the time is over."""
         start = time.time()
-        callback = TrialCallback(trial, self.metric, self.deadline)
+        callback = TrialCallback(trial, self.objective.metric, self.deadline)
         try:
-            config, val_series, result = self._train(trial, callback)
+            callbacks = [callback, *self.reporters.make_callbacks()]
+            config, val_series, result = self.objective.train(trial.user_attrs["options"], callbacks)
             if callback.is_out_of_time:
                 self._abandon(trial)
                 return True
-            score, epoch = _read_score(result, self.metric)
+            score, epoch = self.objective.read_score(result)
         except Exception as e:
             if os.environ.get("TSTK_STRICT") == "1" and not isinstance(e, TstkError):
                 raise
             self._refuse(trial, *self._explain(trial, e), time.time() - start)
         else:
-            error = result.best_metrics["val"].get(f"{self.metric}_se")
+            error = result.best_metrics["val"].get(f"{self.objective.metric}_se")
             facts = {"standard_error": error, "epoch": epoch, "seconds": round(time.time() - start, 2)}
-            text = self._force_validation(config, None).to_toml()
+            text = self.objective.format_config(config)
             for name, value in {**facts, "val_series": val_series, "config": text}.items():
                 trial.set_user_attr(name, value)
             self._tell(trial, "PRUNED" if callback.is_pruned else "COMPLETE", score)
         self._report(trial)
         return False
-
-    def _train(self, trial: Trial, callback: TrialCallback) -> tuple[Config, int, FitResult]:
-        """Return the config, the number of validation series, and the result of training."""
-        config = self._force_validation(self.space.resolve(trial.user_attrs["options"]))
-        pipeline, data = prepare_training(config, self._note)
-        for fact, value in _describe_validation(config, data, self.metric).items():
-            if value != self.validation[fact]:
-                raise OptionError(
-                    f"{fact}: {value} rather than {self.validation[fact]} of the config itself, so their scores could "
-                    "not be compared"
-                )
-        train_config = TrainConfig.from_config(config)
-        check_memory(pipeline, data, train_config)
-        callbacks = [callback, *self.reporters.make_callbacks()]
-        return config, len(data.val), fit(pipeline, data, train_config, callbacks)
-
-    def _force_validation(self, config: Config, fraction: float | None = DEFAULT_VAL_FRACTION) -> Config:
-        """Return a config with this fraction of validation series, if the defaults of training would hold none out."""
-        if not self.forces_validation:
-            return config
-        return replace(config, values={**config.values, "data": {**config.values["data"], "val_fraction": fraction}})
 
     def _explain(self, trial: Trial, error: Exception) -> tuple[str, str]:
         """Return the state and the message of a trial that cannot be trained; a bug's traceback goes to a file."""
@@ -433,14 +297,14 @@ class Tuner:
 
     def _collect(self, trials: Sequence[FrozenTrial]) -> TuneResult:
         records = [_make_record(trial, number) for number, trial in enumerate(trials, 1)]
-        return TuneResult(self.folder, self.metric, self.lower_is_better, records)
+        return TuneResult(self.folder, self.objective.metric, self.objective.lower_is_better, records)
 
     def _finish(self) -> TuneResult:
         """Write the results and return them with the importance of the options."""
         with file_lock(self.folder / LOCK_FILE):
             result = self._collect(self._list_trials())
             write_results(result)
-        return replace(result, importance=_compute_importance(self.study, result, self.seed), notes=self.notes)
+        return replace(result, importance=compute_importance(self.study, result, self.seed), notes=self.notes)
 
     def _note(self, line: str) -> None:
         """Print a note once, however many trials it holds for."""
@@ -460,19 +324,6 @@ def _check_folder(folder: Path) -> None:
     elif not os.path.lexists(folder):
         return
     raise OptionError(f"--out {folder}: there are other files and no {STUDY_FILE}; choose another folder")
-
-
-def _describe_validation(config: Config, data: DataModule, metric: str) -> dict[str, Any]:
-    """Return facts on what is validated, which are the same for all trials of a search."""
-    is_forecast, y = data.spec.horizon is not None, data.val.y
-    facts: dict[str, Any] = {"validation series": len(data.val)}
-    if is_forecast:
-        facts["channels to forecast"] = ", ".join(data.channels)
-    elif y is not None:
-        facts["checksum of the validation targets"] = crc32(y.contiguous().numpy().tobytes())
-    if is_lower_better(metric):  # in units of standardized values
-        facts["--standardize"] = config.values["data"]["standardize"]
-    return facts
 
 
 def _describe_change(stored: str, definition: str) -> str:
@@ -514,53 +365,3 @@ def _make_record(trial: FrozenTrial, number: int) -> TrialRecord:
         config=attrs.get("config", ""),
         **{name: attrs.get(name) for name in names},
     )
-
-
-def _read_score(result: FitResult, metric: str) -> tuple[float, int]:
-    """Return the score of the selected epoch, or of the last that has it, and that epoch.
-
-    Raises:
-        OptionError: validation has no such metric
-    """
-    for metrics in (result.best_metrics, *reversed(result.history)):
-        if metric in metrics["val"]:
-            return float(metrics["val"][metric]), int(metrics["epoch"])
-    names = list(dict.fromkeys(name for metrics in result.history for name in metrics["val"]))
-    known = [name for name in names if not name.endswith("_se")]
-    raise OptionError(
-        f"validation has no {metric!r}.{did_you_mean(metric, known)} It has: {', '.join(known)}; choose with --metric"
-    )
-
-
-def _make_sampler(seed: int, place: int, attempt: int) -> BaseSampler:
-    """Return the sampler of one trial: TPE, or random where TPE drew options that were tried before."""
-    from optuna.samplers import RandomSampler, TPESampler
-
-    trial_seed = (seed * 1_000_003 + place * 101 + attempt) % 2**32
-    return RandomSampler(trial_seed) if attempt else TPESampler(seed=trial_seed, constant_liar=True)
-
-
-def _make_pruner(name: PrunerName) -> BasePruner:
-    from optuna import pruners
-
-    makers: dict[str, type[BasePruner]] = {
-        "median": pruners.MedianPruner,
-        "hyperband": pruners.HyperbandPruner,
-        "none": pruners.NopPruner,
-    }
-    return makers[name]()
-
-
-def _compute_importance(study: Study, result: TuneResult, seed: int) -> dict[str, float]:
-    """Return how much of the variance of the scores each option explains, by fANOVA over the finished trials."""
-    scores = {trial.score for trial in result.ranking}
-    if len(result.ranking) < MIN_TRIALS_FOR_IMPORTANCE or len(scores) < 2:
-        return {}
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-
-    common = set.intersection(*(set(trial.options) for trial in result.ranking if trial.options))
-    names = [name for name in result.ranking[0].options or result.ranking[1].options if name in common]
-    try:
-        return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed), params=names))
-    except (RuntimeError, ValueError):  # every option has one value, or the trees explain no variance
-        return {}
