@@ -379,8 +379,8 @@ from tstk.report.hub import push as push
 from tstk.runs.build import build_component as build_component
 from tstk.runs.importing import import_run as import_run
 from tstk.training.callbacks import Callback
-from tstk.tuning.results import TuneResult
 from tstk.tuning.algorithms import PrunerName
+from tstk.tuning.results import TuneResult
 
 @overload
 def list_components(kind: str) -> tuple[str, ...]: ...
