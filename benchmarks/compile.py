@@ -34,7 +34,7 @@ TENSOR = 512
 """Columns of tensor memory of GPUs with compute capability 10.0 or higher."""
 LOCAL = 384
 """Limit of local memory in bytes per thread; a kernel that spills more is slow."""
-OPERATIONS = ("rope_attention", "nearest_code", "ricker_cwt")
+OPERATIONS = ("rope_attention", "nearest_code", "vector_quantize", "ricker_cwt")
 KERNELS = Path(__file__).parents[1] / "tstk" / "kernels"
 OUT = Path(__file__).parent / "results" / "compiled.json"
 
@@ -80,7 +80,8 @@ def list_calls(op: str, full: bool = False) -> list[Call]:
     """
     return {
         "rope_attention": _list_attention_calls,
-        "nearest_code": _list_code_calls,
+        "nearest_code": _list_search_calls,
+        "vector_quantize": _list_quantizer_calls,
         "ricker_cwt": _list_wavelet_calls,
     }[op](full)
 
@@ -122,32 +123,55 @@ def _list_attention_calls(full: bool) -> list[Call]:
     return calls
 
 
-def _list_code_calls(full: bool) -> list[Call]:
+def _list_search_calls(full: bool) -> list[Call]:
     import torch
 
-    from tstk.kernels.nearest_code import nearest_code, soft_assignment
+    from tstk.kernels.nearest_code import nearest_code
     from tstk.kernels.nearest_code.triton import CONFIGS, MIN_PROGRAMS
 
     def search(rows: int, width: int, dtype: torch.dtype) -> None:
         for num_codes in (48, 4800) if rows < 480 else (48,):  # with many codes, and few rows, in splits
             nearest_code(torch.zeros(rows, width, dtype=dtype), torch.zeros(num_codes, width))
 
-    def soft(rows: int, width: int, dtype: torch.dtype) -> None:
-        z, codes = torch.zeros(rows, width, dtype=dtype), torch.zeros(48, width)
-        each, share = soft_assignment(z.requires_grad_(), codes.requires_grad_(), temperature=0.5)
-        (each + share.sum()).backward()
-
     types, calls = (torch.float32, torch.bfloat16, torch.float16), []
     for key in CONFIGS:
         kernel, block = key
-        widths = {10: (8, 10, 3), 16: (8, 16, 13), 20: (16, 13, 20), 32: (32, 24), 64: (64, 48)}
+        widths = {10: (8, 10, 3), 20: (16, 13, 20), 32: (32, 24), 64: (64, 48)}
         widths[128] = (128, 65, 100, 256, 512, 1000)
         for i, width in enumerate(widths[block] if full or block == 128 else widths[block][:2]):
-            for dtype in types if full else types[i % 2 :: 2] if kernel != "soft" else types[i % 2 : i % 2 + 1]:
+            for dtype in types if full else types[i % 2 :: 2]:
                 rows = 64 * MIN_PROGRAMS if kernel == "search" else 480
                 args = (rows if i % 2 == 0 else rows - 3, width, dtype)
-                run = soft if kernel == "soft" else search
-                calls.append(Call("nearest_code", key, f"{_short(dtype)}, width {width}", lambda r=run, a=args: r(*a)))
+                calls.append(Call("nearest_code", key, f"{_short(dtype)}, width {width}", lambda a=args: search(*a)))
+    return calls
+
+
+def _list_quantizer_calls(full: bool) -> list[Call]:
+    import torch
+
+    from tstk.kernels.vector_quantize import LossOptions, vector_quantize
+    from tstk.kernels.vector_quantize.triton import CONFIGS
+
+    def run(width: int, dtype: torch.dtype, ragged: bool) -> None:
+        rows = 480 - 3 * ragged
+        z, codes = torch.zeros(rows, width, dtype=dtype), torch.zeros(48 + ragged, width)
+        valid = torch.ones(rows, dtype=torch.bool) if ragged else None
+        out = vector_quantize(
+            z.requires_grad_(), codes.requires_grad_(not ragged), LossOptions(entropy=0.1), valid=valid
+        )
+        loss = out.values.sum() + out.commitment + out.codebook + out.entropy
+        (loss + out.mean_probs.sum() if ragged else loss).backward()
+
+    types, calls = (torch.float32, torch.bfloat16, torch.float16), []
+    for key in CONFIGS:
+        if key[0] == "backward":  # the forward's calls launch it too
+            continue
+        widths = {10: (8, 10, 3), 20: (16, 13, 20), 32: (32, 24), 64: (64, 48)}[key[1]]
+        for i, width in enumerate(widths if full else widths[:2]):
+            for dtype in types if full else types[i : i + 1]:
+                variant = ", ".join([_short(dtype), f"width {width}", *["masked"] * (i % 2)])
+                args = width, dtype, bool(i % 2)
+                calls.append(Call("vector_quantize", key, variant, lambda a=args: run(*a)))
     return calls
 
 
@@ -182,9 +206,7 @@ def list_self_tests(op: str) -> list[Call]:
 
     from tstk.kernels import self_test
 
-    names = [op, *["soft_assignment"] * (op == "nearest_code")]
-    device = torch.device("cpu")
-    return [Call(op, (), name, lambda name=name: getattr(self_test, f"check_{name}")(device)) for name in names]
+    return [Call(op, (), op, lambda: getattr(self_test, f"check_{op}")(torch.device("cpu")))]
 
 
 def _short(dtype: Any) -> str:
@@ -195,7 +217,8 @@ def list_largest_calls(op: str) -> list[Call]:
     """Return the calls with the largest programs, the first to exceed a limit."""
     largest = {
         "rope_attention": [((64, 128, 2), "float16, causal, padded")],
-        "nearest_code": [(("search", 128), "float32, width 512"), (("soft", 64), "float32, width 64")],
+        "nearest_code": [(("search", 128), "float32, width 512")],
+        "vector_quantize": [(("forward", 64), "float32, width 64")],
         "ricker_cwt": [(("transposed", 128), "4 scales")],
     }[op]
     return [call for call in list_calls(op) if (call.key, call.variant) in largest]
@@ -325,16 +348,17 @@ def find_faults(rows: Iterable[Row]) -> list[str]:
 
 
 def digest(op: str) -> str:
-    """Return a digest of the kernels' source, without comments and blank lines."""
+    """Return a digest of the kernels' source, without comments and blank lines, and of those that they import."""
     import ast
 
-    text = (KERNELS / op / "triton.py").read_text(encoding="utf-8")
     skipped = tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT
     checksum = hashlib.sha256()
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef) and node.decorator_list:
-            tokens = tokenize.generate_tokens(io.StringIO(ast.get_source_segment(text, node) or "").readline)
-            checksum.update(" ".join(token.string for token in tokens if token.type not in skipped).encode())
+    for folder in ("nearest_code", op) if op == "vector_quantize" else (op,):
+        text = (KERNELS / folder / "triton.py").read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef) and node.decorator_list:
+                tokens = tokenize.generate_tokens(io.StringIO(ast.get_source_segment(text, node) or "").readline)
+                checksum.update(" ".join(token.string for token in tokens if token.type not in skipped).encode())
     return checksum.hexdigest()[:16]
 
 
@@ -399,10 +423,9 @@ def fill_cache(operations: Sequence[str], arch: int) -> None:
     calls = [call for op in operations for call in list_self_tests(op)]
     for _ in compile_calls(calls, arch, lambda line: print(line, flush=True)):
         pass
-    grids = dict.fromkeys([*operations, *["quantizer_step"] * ("nearest_code" in operations)])
-    for grid in grids:
+    for op in operations:
+        grid = "quantizer_step" if op == "vector_quantize" else op
         cases = import_module(f"benchmarks.test_{grid}").list_cases(False, "cuda")
-        op = "nearest_code" if grid == "quantizer_step" else grid
         calls = [Call(op, (), str(case), lambda case=case: run(case)) for case in cases if case.op == grid]
         for _ in compile_calls(calls, arch, lambda line: print(line, flush=True)):
             pass

@@ -14,28 +14,24 @@ import torch
 from torch import Tensor
 
 from tstk.kernels.dispatch import OPERATIONS, Backend, use_backend
+from tstk.kernels.vector_quantize import LossOptions, entropy
 
-OURS, PUBLISHED = "auto", "nearest_code=plain,soft_assignment=plain"
-
-
-def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute all distances, then the minimum."""
-    with torch.no_grad():
-        squares, ids = _squares(z, codes).min(-1)
-        return ids, squares
+OURS, PUBLISHED = "auto", "vector_quantize=plain"
 
 
-def soft_assignment(
-    z: Tensor, codes: Tensor, weight: Tensor, temperature: float, log_floor: float
-) -> tuple[Tensor, Tensor]:
-    """Compute all probabilities, with logarithms clamped as in the published code."""
-    p = torch.softmax(-_squares(z, codes) / temperature, -1)
-    entropy = -(p * p.clamp(min=log_floor).log()).sum(-1)
-    return weight @ entropy, weight @ p
-
-
-def _squares(z: Tensor, codes: Tensor) -> Tensor:
-    return z.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * z @ codes.T
+def vector_quantize(z: Tensor, codes: Tensor, valid: Tensor | None, options: LossOptions) -> tuple[Tensor, ...]:
+    """Compute all distances and probabilities, with logarithms clamped as in the published code."""
+    where = ... if valid is None else valid
+    squares = z.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * z @ codes.T
+    ids = squares.argmin(-1)
+    selected = codes[ids]
+    p = torch.softmax(-squares[where].reshape(-1, len(codes)) / options.temperature, -1)
+    mean_probs, floor = p.mean(0), options.log_floor
+    mean_entropy = -(p * p.clamp(min=floor).log()).sum(-1).mean()
+    commitment = options.commitment * (z - selected.detach())[where].square().mean()
+    codebook = options.codebook * (z.detach() - selected)[where].square().mean()
+    spread = options.entropy * (mean_entropy - options.gamma * entropy(mean_probs, floor))
+    return z + (selected - z).detach(), ids, commitment, codebook, spread, mean_probs
 
 
 def main() -> None:
@@ -46,8 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="pairs of steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    for name, function in (("nearest_code", nearest_code), ("soft_assignment", soft_assignment)):
-        OPERATIONS[name].backends["plain"] = Backend("plain", f"{function.__module__}:{function.__name__}")
+    OPERATIONS["vector_quantize"].backends["plain"] = Backend("plain", f"{__name__}:vector_quantize")
     print(f"batch {args.batch} on {args.device}, {torch.get_num_threads()} threads; ms per step, median")
     print("config              ours   as published   ratio")
     for config in args.configs:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-OPERATIONS = ("nearest_code", "rope_attention", "ricker_cwt", "soft_assignment")
+OPERATIONS = ("nearest_code", "rope_attention", "ricker_cwt", "vector_quantize")
 
 
 def run_self_test(device: str, operation: str) -> None:

@@ -23,10 +23,10 @@ from benchmarks.harness import (
     why_triton_unsupported,
 )
 from benchmarks.shapes import Codes
-from tstk.kernels.nearest_code import assignment_entropy, quantize, soft_assignment_op
+from tstk.kernels.vector_quantize import LossOptions, vector_quantize, vector_quantize_op
 
-TAU, GAMMA, ENTROPY, COMMIT, FLOOR = 0.01, 1.0, 0.1, 0.25, 1e-5
-"""Temperature; weights of the second entropy, of both, and of the commitment; floor of the published logarithm."""
+OPTIONS = LossOptions(commitment=1.0, codebook=0.25, entropy=0.1, gamma=1.0, temperature=0.01, log_floor=1e-5)
+"""The weights, the temperature, and the floor of the published logarithm."""
 TOLERANCE = 1e-4
 """Largest relative error of the loss, and of the gradients in norm."""
 
@@ -42,29 +42,29 @@ def make_inputs(shape: Codes, seed: int, device: str) -> tuple[Tensor, Tensor]:
 
 def compute_entropy(p: Tensor) -> Tensor:
     """Return the entropy as published, with a floor in the logarithm."""
-    return -(p * p.clamp(min=FLOOR).log()).sum(-1)
+    return -(p * p.clamp(min=OPTIONS.log_floor).log()).sum(-1)
 
 
 def quantize_as_published(z: Tensor, codes: Tensor) -> Tensor:
     """Return the loss as published, which materializes every N x K matrix."""
     distance = z.square().sum(1, keepdim=True) + codes.square().sum(1) - 2 * z @ codes.T
     quantized = codes[distance.argmin(1)]
-    p = torch.softmax(-distance / TAU, -1)
-    spread = compute_entropy(p).mean() - GAMMA * compute_entropy(p.mean(0))
-    return compute_loss(z, quantized, z + (quantized - z).detach(), spread)
+    p = torch.softmax(-distance / OPTIONS.temperature, -1)
+    commitment = OPTIONS.commitment * (quantized.detach() - z).square().mean()
+    codebook = OPTIONS.codebook * (quantized - z.detach()).square().mean()
+    entropy = OPTIONS.entropy * (compute_entropy(p).mean() - OPTIONS.gamma * compute_entropy(p.mean(0)))
+    return commitment + codebook + entropy + use_values(z + (quantized - z).detach())
 
 
-def compute_loss(z: Tensor, quantized: Tensor, straight: Tensor, spread: Tensor) -> Tensor:
-    """Return the loss of the quantizer plus a scalar that depends on the straight-through output."""
-    near = (quantized.detach() - z).square().mean() + COMMIT * (quantized - z.detach()).square().mean()
-    return near + ENTROPY * spread + (straight * draw_output_gradient(z)).mean()
+def use_values(values: Tensor) -> Tensor:
+    """Return a scalar that depends on the straight-through output."""
+    return (values * draw_output_gradient(values)).mean()
 
 
 def quantize_fused(z: Tensor, codes: Tensor) -> Tensor:
     """Return the same loss without materializing an N x K matrix."""
-    straight, _, quantized = quantize(z, codes)
-    each, of_mean = assignment_entropy(z, codes, temperature=TAU, log_floor=FLOOR)
-    return compute_loss(z, quantized, straight, each - GAMMA * of_mean)
+    out = vector_quantize(z, codes, OPTIONS)
+    return out.commitment + out.codebook + out.entropy + use_values(out.values)
 
 
 def make_check(z: Tensor, codes: Tensor) -> OutputCheck:
@@ -122,7 +122,9 @@ def list_cases(full: bool, device: str) -> list[Case]:
             table,
             make_check,
             limit=("the product alone", make_contender(lambda z, codes: z @ codes.T)),
-            why_unsupported=lambda z, codes: why_triton_unsupported(soft_assignment_op, z, codes, None, device=device),
+            why_unsupported=lambda z, codes: why_triton_unsupported(
+                vector_quantize_op, z, codes, None, OPTIONS, device=device
+            ),
             gradients=(0, 1),
             flops=6 * shape.rows * shape.codes * shape.width,
             bytes=4 * 3 * (shape.rows + shape.codes) * shape.width,

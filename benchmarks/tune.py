@@ -22,7 +22,7 @@ from benchmarks.harness import Case, bind_inputs
 from tstk.kernels import tuning
 from tstk.kernels.tuning import ShapeKey
 
-KERNELS = {op: op for op in ("rope_attention", "nearest_code", "ricker_cwt")} | {"quantizer_step": "nearest_code"}
+KERNELS = {op: op for op in ("rope_attention", "nearest_code", "ricker_cwt")} | {"quantizer_step": "vector_quantize"}
 """Operation -> folder of its kernels."""
 GAIN = 0.97
 """A change of tile sizes is kept if the time falls below this share; smaller gains are noise."""

@@ -10,7 +10,6 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton")
 
 from tstk.kernels import nearest_code
-from tstk.kernels.nearest_code import assignment_entropy, soft_assignment
 
 pytestmark = pytest.mark.slow  # Triton's interpreter
 
@@ -153,50 +152,6 @@ def test_two_runs_give_the_same_bits():
     z, codes = vectors(200, 100, 8)
     for first, second in zip(search(z, codes), search(z, codes), strict=True):
         assert torch.equal(first, second)
-    first, second = (compute_soft(z, codes, 0.3, 1e-5) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def compute_soft(z, codes, temperature, log_floor, valid=None, backend="triton", pull=(0.3, -0.7)):
-    """Return both entropies and the gradients of a weighted sum of them."""
-    leaves = [t.clone().requires_grad_() for t in (z, codes)]
-    options = {"temperature": temperature, "log_floor": log_floor, "valid": valid, "backend": backend}
-    each, overall = assignment_entropy(*leaves, **options)
-    return each.detach(), overall.detach(), *torch.autograd.grad(pull[0] * each + pull[1] * overall, leaves)
-
-
-@pytest.mark.parametrize("log_floor", [0.0, 1e-5])
-@pytest.mark.parametrize(
-    ("n", "k", "d", "temperature"), [(1, 2, 1, 0.5), (150, 130, 8, 0.01), (70, 33, 64, 20.0), (129, 65, 20, 4.0)]
-)
-def test_entropies_and_their_gradients_are_those_of_float64(n, k, d, temperature, log_floor):
-    z, codes = vectors(n, k, d, spread=0.2)
-    got = compute_soft(z, codes, temperature, log_floor)
-    want = compute_soft(z.double(), codes.double(), temperature, log_floor, backend="reference")
-    for a, b in zip(got, want, strict=True):
-        assert float((a.double() - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
-
-
-def test_invalid_vectors_do_not_influence_soft_assignments():
-    z, codes = vectors(100, 21, 3)
-    valid = (torch.rand(100, generator=torch.Generator().manual_seed(4)) < 0.6).to(DEVICE)
-    got = compute_soft(z.masked_fill(~valid[:, None], torch.nan), codes, 0.5, 0.0, valid)
-    want = compute_soft(z[valid], codes, 0.5, 0.0)
-    torch.testing.assert_close((*got[:2], got[3], got[2][valid]), (*want[:2], want[3], want[2]), rtol=1e-5, atol=1e-6)
-    assert (got[2][~valid] == 0).all()
-
-
-def test_a_vector_that_is_not_finite_makes_entropies_nan_and_only_its_own_gradient():
-    z, codes = vectors(70, 33, 8)
-    z[5, 2], z[66, 0] = torch.nan, torch.inf
-    for each, mean, dz, dc in (compute_soft(z, codes, 0.5, floor) for floor in (0.0, 1e-5)):
-        assert each.isnan()
-        assert mean.isnan()
-        assert dc.isnan().all()
-        assert dz.isnan().all()  # the entropy of the mean depends on all
-    leaf = z.clone().requires_grad_()
-    entropy, _ = soft_assignment(leaf, codes, temperature=0.5, backend="triton")
-    assert torch.autograd.grad(entropy, leaf)[0].isnan().any(1).nonzero()[:, 0].tolist() == [5, 66]
 
 
 @pytest.mark.parametrize(("n", "kernel"), [(8128, "few rows"), (8129, "search")])
@@ -209,54 +164,16 @@ def test_a_search_looks_up_only_the_sizes_it_uses(n, kernel):
     assert list(lookups) == [("CONFIGS", (kernel, 64))]
 
 
-def test_no_vector_at_all_has_no_entropy():
-    z, codes = vectors(4, 5, 3)
-    for some in (z[:0], z):
-        each, overall, *gradients = compute_soft(
-            some, codes, 0.5, 0.0, torch.zeros(len(some), dtype=torch.bool, device=DEVICE)
-        )
-        assert each == overall == 0
-        assert all((g == 0).all() for g in gradients)
-
-
-def test_half_precision_is_read_as_float32():
-    z, codes = vectors(60, 33, 8)
-    got, want = (compute_soft(t.bfloat16(), codes, 0.5, 0.0, backend=b) for t, b in ((z, "triton"), (z, "torch")))
-    assert got[2].dtype == torch.bfloat16
-    torch.testing.assert_close(got[:2], want[:2])
-    torch.testing.assert_close(got[3], want[3], rtol=1e-4, atol=1e-6)
-
-
-def test_wide_vectors_are_refused_with_the_reason():
-    from tstk.errors import IncompatibleError
-
-    z, codes = vectors(5, 4, 65)
-    with pytest.raises(IncompatibleError, match="up to 64 wide; these are 65"):
-        soft_assignment(z, codes, temperature=1.0, backend="triton")
-
-
 @pytest.mark.slow
 def test_the_operators_are_registered_soundly():
     z, codes = vectors(20, 9, 3)
-    weight = torch.full((20,), 0.05, device=DEVICE)
-    ops = torch.ops.tstk
     search(z, codes)
-    torch.library.opcheck(ops.nearest_code.default, (z, codes))
-    given = (z, codes, weight)
-    torch.library.opcheck(ops.soft_assignment.default, (*given, 0.5, -11.5))
-    _, share, log_z, *prepared = ops.soft_assignment(*given, 0.5, -11.5)
-    backward = (share[0], share, z, *prepared, weight, log_z, 0.5, -11.5)
-    torch.library.opcheck(ops.soft_assignment_backward.default, backward)
+    torch.library.opcheck(torch.ops.tstk.nearest_code.default, (z, codes))
 
 
 @pytest.mark.slow
 def test_a_compiler_takes_the_whole_graph():
     z, codes = vectors(40, 9, 3)
-
-    def both(z, codes):
-        ids, _ = search(z, codes)
-        return ids, *assignment_entropy(z, codes, temperature=0.5, backend="triton")
-
-    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
-    for a, b in zip(compiled(z, codes), both(z, codes), strict=True):
+    compiled = torch.compile(search, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(z, codes), search(z, codes), strict=True):
         torch.testing.assert_close(a, b)

@@ -5,9 +5,12 @@ import torch
 
 from tstk.kernels import dispatch
 from tstk.kernels.dispatch import why_triton_unavailable
-from tstk.kernels.nearest_code import nearest_code_op, soft_assignment_op
+from tstk.kernels.nearest_code import nearest_code_op
 from tstk.kernels.ricker_cwt import ricker_cwt_op
 from tstk.kernels.rope_attention import rope_attention_op
+from tstk.kernels.vector_quantize import LossOptions, vector_quantize_op
+
+OPTIONS = LossOptions(entropy=0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +39,10 @@ def test_codes_of_any_width_are_searched(width):
         assert why_unsupported(nearest_code_op, meta(100, width, dtype=dtype), meta(50, width)) == ""
 
 
-def test_soft_assignments_of_wide_vectors_are_refused_with_the_width():
-    assert why_unsupported(soft_assignment_op, meta(100, 64), meta(50, 64), meta(100), 0.5, 0.0) == ""
-    assert "up to 64 wide; these are 128" in why_unsupported(
-        soft_assignment_op, meta(100, 128), meta(50, 128), meta(100), 0.5, 0.0
-    )
+def test_quantizers_of_wide_vectors_are_refused_with_the_width():
+    assert why_unsupported(vector_quantize_op, meta(100, 64), meta(50, 64), None, OPTIONS) == ""
+    reason = why_unsupported(vector_quantize_op, meta(100, 128), meta(50, 128), None, OPTIONS)
+    assert "up to 64 wide; these are 128" in reason
 
 
 def test_codebooks_that_need_more_than_32_bits_are_refused():
@@ -48,8 +50,8 @@ def test_codebooks_that_need_more_than_32_bits_are_refused():
     for k, d in ((2**22, 512), (2**22, 256), (2**26, 1)):
         assert f"[{k}, {d}]" in why_unsupported(nearest_code_op, meta(10, d), meta(k, d))
     assert why_unsupported(nearest_code_op, meta(10, 256), meta(2**21, 256)) == ""
-    assert why_unsupported(soft_assignment_op, meta(9, 8), meta(2**26, 8), meta(9), 0.5, 0.0) == ""
-    assert "[67108864, 64]" in why_unsupported(soft_assignment_op, meta(9, 64), meta(2**26, 64), meta(9), 0.5, 0.0)
+    assert why_unsupported(vector_quantize_op, meta(9, 64), meta(2**23, 64), None, OPTIONS) == ""
+    assert "[67108864, 64]" in why_unsupported(vector_quantize_op, meta(9, 64), meta(2**26, 64), None, OPTIONS)
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 16), (188, 64), (5000, 128), (1_048_560, 18)])

@@ -39,19 +39,16 @@ class Recorded:
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_a_self_test_launches_every_kernel_of_its_operation(monkeypatch, operation):
-    package = {"soft_assignment": "nearest_code"}.get(operation, operation)
-    module = importlib.import_module(f"tstk.kernels.{package}.triton")
+    module = importlib.import_module(f"tstk.kernels.{operation}.triton")
     launched = set()
     kernels = {name for name in vars(module) if name.endswith("_kernel")}
     for name in kernels:
         monkeypatch.setattr(module, name, Recorded(vars(module)[name], name, launched))
     getattr(self_test, f"check_{operation}")(DEVICE)
-    soft = {"_soft_assignment_kernel", "_grad_vectors_kernel", "_grad_codes_kernel"}
-    expected = {"nearest_code": kernels - soft, "soft_assignment": soft | {"_prepare_kernel"}}
-    assert launched == expected.get(operation, kernels)
+    assert launched == kernels
 
 
-@pytest.mark.parametrize("operation", ["rope_attention", "soft_assignment", "ricker_cwt"])
+@pytest.mark.parametrize("operation", ["rope_attention", "vector_quantize", "ricker_cwt"])
 @pytest.mark.parametrize("wrong", ["values", "gradients"])
 def test_wrong_values_and_wrong_gradients_are_found(monkeypatch, operation, wrong):
     backend = OPERATIONS[operation].backends["torch"]

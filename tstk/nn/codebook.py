@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from tstk.errors import OptionError
-from tstk.kernels.nearest_code import entropy, nearest_code, quantize, soft_assignment, sum_by_code
+from tstk.kernels.nearest_code import nearest_code, sum_by_code
+from tstk.kernels.vector_quantize import LossOptions, QuantizerOutput, entropy, vector_quantize
 from tstk.nn.devices import is_distributed
-from tstk.nn.reduce import masked_mean
 
 
 class VQOutput(NamedTuple):
@@ -100,8 +100,7 @@ class Codebook(nn.Module):
                 raise OptionError(fault)
         self.update, self.decay = update, decay
         self.kmeans_iters, self.dead_code_threshold = kmeans_iters, dead_code_threshold
-        self.loss_weights = {"commitment": commitment, "codebook": codebook, "entropy": entropy}
-        self.gamma, self.temperature, self.log_floor = gamma, temperature, log_floor
+        self.loss_options = LossOptions(commitment, codebook, entropy, gamma, temperature, log_floor)
         codes = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
         if update == "gradient":
             self.codes = nn.Parameter(codes)
@@ -125,39 +124,38 @@ class Codebook(nn.Module):
             z: [..., dim] vectors
             valid: [...] bool, False for vectors to leave out of the losses
         """
-        with torch.autocast(z.device.type, enabled=False):
-            values, ids, codes = quantize(z, self.codes)
-            z = z.to(torch.promote_types(z.dtype, torch.float32))
-            where = None if valid is None else valid[..., None]
-            aux = {}
-            if self.loss_weights["commitment"]:
-                aux["commitment"] = self.loss_weights["commitment"] * masked_mean((codes.detach() - z).square(), where)
-            if self.loss_weights["codebook"] and self.codes.requires_grad:
-                aux["codebook"] = self.loss_weights["codebook"] * masked_mean((codes - z.detach()).square(), where)
-            if self.loss_weights["entropy"]:
-                mean_entropy, mean_probs = self._soft_assignment(z, valid)
-                aux["entropy"] = self.loss_weights["entropy"] * (
-                    mean_entropy - self.gamma * entropy(mean_probs, self.log_floor)
-                )
-        return VQOutput(values, ids, aux)
+        options = self.loss_options
+        if not self.codes.requires_grad:
+            options = options._replace(codebook=0.0)
+        if is_distributed():
+            # The entropy of the mean of p needs the vectors of all processes, so its weight waits for them.
+            out = vector_quantize(z, self.codes, options._replace(gamma=0.0), valid=valid)
+            out = self._average_over_processes(out, out.ids.numel() if valid is None else valid.sum())
+        else:
+            out = vector_quantize(z, self.codes, options, valid=valid)
+        aux = {name: getattr(out, name) for name in ("commitment", "codebook", "entropy") if getattr(options, name)}
+        return VQOutput(out.values, out.ids, aux)
 
-    def _soft_assignment(self, z: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the mean entropy of soft assignments and their mean [K], over the vectors of all processes."""
-        mean_entropy, mean_probs = soft_assignment(
-            z, self.codes, temperature=self.temperature, log_floor=self.log_floor, valid=valid
-        )
-        if not is_distributed():
-            return mean_entropy, mean_probs
-        count = mean_entropy.new_tensor(float(z[..., 0].numel())) if valid is None else valid.sum().float()
-        total = count.clone()
+    def _average_over_processes(self, out: QuantizerOutput, count: Tensor | int) -> QuantizerOutput:
+        """Return the losses over the vectors of all processes, given those over the `count` vectors of this one.
+
+        Gradients are those of this process's terms times the world size, because they are averaged over processes.
+        """
+        share = out.mean_probs.new_tensor(float(count))
+        total = share.clone()
         distributed.all_reduce(total)
-        local_term = torch.cat([mean_entropy[None], mean_probs]) * (count / total.clamp(min=1))
+        share = share / total.clamp(min=1)
+        world = distributed.get_world_size()
+        local_term = torch.cat([out.entropy[None], out.mean_probs]) * share
         means = local_term.detach().clone()
         distributed.all_reduce(means)
-        # The value is the sum over processes. The gradient is that of the local term, times the world size because
-        # gradients are averaged over processes.
-        means = means + (local_term - local_term.detach()) * distributed.get_world_size()
-        return means[0], means[1:]
+        means = means + (local_term - local_term.detach()) * world
+        options = self.loss_options
+        return out._replace(
+            commitment=out.commitment * share * world,
+            codebook=out.codebook * share * world,
+            entropy=means[0] - options.entropy * options.gamma * entropy(means[1:], options.log_floor),
+        )
 
     # ---------------------------------------------------------------- once per optimizer step
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tstk.errors import IncompatibleError
 from tstk.kernels import nearest_code, ricker_cwt, rope_attention
 from tstk.kernels.dispatch import OPERATIONS
-from tstk.kernels.nearest_code import soft_assignment
+from tstk.kernels.vector_quantize import LossOptions, vector_quantize
 from tstk.nn.positions import rotary_angles
 from tstk.plugins.hooks import Entry
 from tstk.testing.assertions import NotApplicable, assert_close, expect
@@ -44,9 +44,12 @@ def _sample_nearest_code_calls() -> Iterator[Call]:
         yield nearest_code, (_randn(width, rows).T, _randn(codes, width)), {}
 
 
-def _sample_soft_assignment_calls() -> Iterator[Call]:
+def _sample_vector_quantize_calls() -> Iterator[Call]:
     for rows, width, codes in ((1, 8, 2), (37, 24, 13)):
-        yield soft_assignment, (_randn(rows, width), _randn(codes, width)), {"temperature": 0.7}
+        for options in (LossOptions(), LossOptions(entropy=0.1, temperature=0.7)):
+            valid = torch.arange(rows) % 3 != 1
+            yield vector_quantize, (_randn(rows, width), _randn(codes, width), options), {}
+            yield vector_quantize, (_randn(rows, width), _randn(codes, width), options), {"valid": valid}
 
 
 def _sample_cwt_calls() -> Iterator[Call]:
@@ -58,7 +61,7 @@ def _sample_cwt_calls() -> Iterator[Call]:
 SAMPLE_CALLS = {
     "rope_attention": _sample_rope_calls,
     "nearest_code": _sample_nearest_code_calls,
-    "soft_assignment": _sample_soft_assignment_calls,
+    "vector_quantize": _sample_vector_quantize_calls,
     "ricker_cwt": _sample_cwt_calls,
 }
 

@@ -1,7 +1,4 @@
-"""Vector quantisation: nearest codes, straight-through values, statistics and soft assignments.
-
-No N x K matrix is held in memory.
-"""
+"""Search of the nearest code of each vector, and statistics per code; no N x K matrix is held in memory."""
 
 # Once loaded, the module `torch.py` of this package takes the name `torch`, hence no `import torch` here.
 from __future__ import annotations
@@ -9,9 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import _C, Tensor, bfloat16, float16, float32
-from torch import bool as boolean
 from torch.compiler import is_compiling
-from torch.nn.functional import embedding
 
 from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, why_triton_unavailable
 from tstk.kernels.nearest_code.duplicates import map_to_first_duplicate
@@ -20,7 +15,7 @@ from tstk.kernels.nearest_code.statistics import count_codes, sum_by_code
 if TYPE_CHECKING:
     from tstk.kernels.cpp import Library
 
-__all__ = ["assignment_entropy", "sum_by_code", "entropy", "nearest_code", "quantize", "soft_assignment", "count_codes"]
+__all__ = ["count_codes", "nearest_code", "sum_by_code"]
 
 
 def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -46,7 +41,7 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
         ValueError: the widths differ, or there are no codes
         IncompatibleError: `backend` does not support this call
     """
-    _check_shapes(z, codes)
+    check_shapes(z, codes)
     selected = nearest_code_op.select(backend, z, codes)
     ids, squares = selected.function(z, codes)
     # These compute every column alike, so that of equal codes the first has been selected already.
@@ -55,89 +50,8 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
     return map_to_first_duplicate(ids, codes), squares
 
 
-def quantize(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Replace each vector by its nearest code, with a straight-through gradient (van den Oord et al. 2017, 3.2).
-
-    Args:
-        z: [..., d] vectors
-        codes: [K, d] codebook
-        backend: as for `nearest_code`
-
-    Returns:
-        values [..., d] in the dtype of z: exactly the codes, with gradients passed to z unchanged and none to `codes`;
-        ids [...] int64; and the selected codes [..., d], differentiable in `codes`, for the codebook loss
-    """
-    ids, _ = nearest_code(z, codes, backend=backend)
-    selected = embedding(ids, codes)
-    return selected.detach().to(z.dtype) + (z - z.detach()), ids, selected
-
-
-def soft_assignment(
-    z: Tensor,
-    codes: Tensor,
-    *,
-    temperature: float,
-    log_floor: float = 0.0,
-    valid: Tensor | None = None,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the mean entropy and the mean of soft assignments p = softmax(-|z - c|^2 / temperature).
-
-    Computed in float32, also under autocast, and differentiable in z and codes. Exponents below -60 count as -60.
-
-    Args:
-        z: [..., d] vectors
-        codes: [K, d] codebook
-        temperature: in units of squared distances
-        log_floor: lower bound of probabilities in logarithms, as in `log(max(p, 1e-5))` of VQShape's code; 0 for exact
-            entropies
-        valid: [...] bool, False at vectors to ignore
-        backend: as for `nearest_code`
-
-    Returns:
-        the mean over vectors of the entropy of p, in nats, scalar float32; and the mean of p, [K] float32; both 0
-        if no vector is valid
-    """
-    _check_shapes(z, codes)
-    if valid is not None:
-        if valid.shape != z.shape[:-1] or valid.dtype != boolean:
-            raise ValueError(f"valid is {list(valid.shape)}, {valid.dtype}; expected {list(z.shape[:-1])}, bool")
-        z = z.where(valid[..., None], 0)
-    rows = z.reshape(-1, z.shape[-1])
-    weight = rows.new_ones(rows.shape[0], dtype=float32) if valid is None else valid.reshape(-1).to(float32)
-    weight = weight / weight.sum().clamp(min=1)
-    out: tuple[Tensor, Tensor] = soft_assignment_op(rows, codes, weight, temperature, log_floor, backend=backend)
-    return out
-
-
-def assignment_entropy(
-    z: Tensor,
-    codes: Tensor,
-    *,
-    temperature: float,
-    log_floor: float = 0.0,
-    valid: Tensor | None = None,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the two entropies of VQShape's codebook loss (Wen et al. 2024); takes the arguments of `soft_assignment`.
-
-    The first is small if vectors are close to one code each, the second large if all codes are used.
-
-    Returns:
-        the mean over vectors of the entropy of p, and the entropy of the mean of p; in nats, scalars float32
-    """
-    mean_entropy, mean_probs = soft_assignment(
-        z, codes, temperature=temperature, log_floor=log_floor, valid=valid, backend=backend
-    )
-    return mean_entropy, entropy(mean_probs, log_floor)
-
-
-def entropy(probs: Tensor, log_floor: float = 0.0) -> Tensor:
-    """Compute -sum p log(max(p, log_floor)), in nats."""
-    return -(probs * probs.clamp(min=log_floor or 1e-37).log()).sum()
-
-
-def _check_shapes(z: Tensor, codes: Tensor) -> None:
+def check_shapes(z: Tensor, codes: Tensor) -> None:
+    """Raise ValueError unless z is [..., d] and codes [K, d]."""
     if codes.ndim != 2 or not len(codes) or z.shape[-1:] != codes.shape[1:]:
         raise ValueError(f"z is {list(z.shape)} and codes {list(codes.shape)}; expected [..., d] and [K, d]")
 
@@ -146,18 +60,17 @@ TABLE_COLUMNS = 128
 """Columns of the table that a search by Triton makes, at most, per 64 numbers of a code."""
 
 
-def _why_triton_unsupported(z: Tensor, codes: Tensor, *soft: object) -> str:
+def why_triton_unsupported(z: Tensor, codes: Tensor) -> str:
+    """Return why the Triton kernels cannot read these vectors and codes, or an empty string."""
     if reason := why_triton_unavailable(z.device):
         return reason
     if not {z.dtype, codes.dtype} <= {float32, float16, bfloat16}:
         return f"it takes float32, float16 or bfloat16, not {z.dtype} and {codes.dtype}"
     k, d = codes.shape
-    if k * (d if soft else TABLE_COLUMNS * -(-d // 64)) >= 2**31 - 2**20:
+    if k * TABLE_COLUMNS * -(-d // 64) >= 2**31 - 2**20:
         return (
             f"it indexes its table of codes in 32 bits, and that of {list(codes.shape)} has nearly 2^31 values or more"
         )
-    if soft and z.shape[-1] > 64:
-        return f"it keeps whole vectors in registers, up to 64 wide; these are {z.shape[-1]}"
     return ""
 
 
@@ -220,7 +133,7 @@ nearest_code_op = Operation(
     Backend(
         "triton",
         f"{_HERE}.triton:nearest_code",
-        _why_triton_unsupported,
+        why_triton_unsupported,
         why_triton_unavailable,
         self_test="tstk.kernels.self_test:check_nearest_code",
     ),
@@ -234,16 +147,4 @@ nearest_code_op = Operation(
     ),
     Backend("torch", f"{_HERE}.torch:nearest_code"),
     Backend("reference", f"{_HERE}.reference:nearest_code"),
-)
-soft_assignment_op = Operation(
-    "soft_assignment",
-    Backend(
-        "triton",
-        f"{_HERE}.triton:soft_assignment",
-        _why_triton_unsupported,
-        why_triton_unavailable,
-        self_test="tstk.kernels.self_test:check_soft_assignment",
-    ),
-    Backend("torch", f"{_HERE}.torch:soft_assignment"),
-    Backend("reference", f"{_HERE}.reference:soft_assignment"),
 )

@@ -1,16 +1,14 @@
-"""Triton backend of nearest-code search and soft assignment, with the scores in registers, tile by tile.
+"""Triton backend of nearest-code search, with the scores in registers, tile by tile.
 
 Layout: vectors z [N, d] and codes [K, d], both row-major. Codes are centred on their mean, `code_mean` [d], which is
 subtracted from z on loading; `squared_norms` [K] are those of the centred codes. A search reads the codes from a table
 of TF32 numbers that is made once per call, so tensor cores take them as they are and nothing is split in the loop; a
-number and its rest are two columns. Sums over rows are written per program
-and added afterwards, in order, so that every run gives the same bits.
+number and its rest are two columns. `tstk.kernels.vector_quantize` reads the same table with the same functions.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -35,9 +33,6 @@ CONFIGS: dict[tuple[str, int], dict[str, Any]] = load_tuned_sizes(
         ("few rows", 32): {"BLOCK_N": 16, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 4, "num_stages": 2},
         ("few rows", 64): {"BLOCK_N": 16, "BLOCK_K": 64, "BLOCK_D": 64, "num_warps": 4, "num_stages": 2},
         ("few rows", 128): {"BLOCK_N": 16, "BLOCK_K": 64, "BLOCK_D": 64, "num_warps": 4, "num_stages": 2},
-        ("soft", 16): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
-        ("soft", 32): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
-        ("soft", 64): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
     },
 )
 """Tile sizes by kernel and the largest width of vectors; 128 stands for all widths above 64.
@@ -52,20 +47,9 @@ FEW_ROWS_UNIT = 64
 """Vectors per program that divide few rows from many, whatever the tuned sizes."""
 MIN_TILES_PER_SPLIT = 4
 """Tiles of codes that one program searches at least if the codebook is divided."""
-NUM_SEGMENTS = 64
-"""Number of segments of rows in the backward kernel of the codes, one program per segment and block of codes."""
 
-MIN_EXPONENT: tl.constexpr = tl.constexpr(-60.0)
 MAX_SQUARED_DISTANCE_CONST: tl.constexpr = tl.constexpr(MAX_SQUARED_DISTANCE)
 PADDING_SCORE: tl.constexpr = tl.constexpr(2.0**127)  # exact in TF32, above all scores
-
-
-def _choose_soft_tiles(d: int) -> dict[str, Any]:
-    block = max(16, triton.next_power_of_2(d))
-    # Up to width 16, exact products cost nothing; beyond, the error of three TF32 products is below that of float32
-    # sums.
-    precision = "ieee" if block == 16 else "tf32x3"
-    return {"D": d, "BLOCK_D": block, "PRECISION": precision, **CONFIGS["soft", block]}
 
 
 def _choose_search_tiles(n: int, d: int) -> tuple[dict[str, Any], int]:
@@ -90,7 +74,8 @@ def _load_tile(base, rows, count, d0, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _load_centered(z, code_mean, rows, N, d0, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_centered(z, code_mean, rows, N, d0, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Load columns from d0 on, centred, [rows, BLOCK_D] float32; minus the mean in rows from N on."""
     offsets = d0 + tl.arange(0, BLOCK_D)
     mean = tl.load(code_mean + offsets, mask=offsets < D, other=0.0)
     return _load_tile(z, rows, N, d0, D, BLOCK_D) - mean[None, :]
@@ -130,27 +115,23 @@ def _load_packed(base, code_mean, rows, count, D: tl.constexpr, COLUMNS: tl.cons
 
 @triton.jit
 def _prepare_kernel(
-    codes, code_mean, centered, squared_norms, table, K,
+    codes, code_mean, squared_norms, table, K,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Each program centres BLOCK_K codes, computes their squared norms and fills their rows of the search's table.
 
-    `centered` [K, D] or `table` [multiple of BLOCK_K, COLUMNS] may be None. Rows of the table from K on have a score
-    that is never the lowest, and a code out of range makes every score NaN.
+    The table is [multiple of BLOCK_K, COLUMNS]. Its rows from K on have a score that is never the lowest, and a code
+    out of range makes every score NaN.
     """
     rows = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     is_code = rows < K
     square = tl.zeros((BLOCK_K,), tl.float32)
     for d0 in range(0, D, BLOCK_D):
-        c = tl.where(is_code[:, None], _load_centered(codes, code_mean, rows, K, d0, D, BLOCK_D), 0.0)
+        c = tl.where(is_code[:, None], load_centered(codes, code_mean, rows, K, d0, D, BLOCK_D), 0.0)
         square += tl.sum(c * c, 1)
-        if centered is not None:
-            offsets = d0 + tl.arange(0, BLOCK_D)
-            inside = is_code[:, None] & (offsets < D)[None, :]
-            tl.store(centered + rows[:, None] * D + offsets[None, :], c, mask=inside)
     in_range = square <= MAX_SQUARED_DISTANCE_CONST
     norm = tl.where(is_code, tl.where(in_range, square, float("nan")), PADDING_SCORE)
-    tl.store(squared_norms + rows, square if table is None else norm, mask=is_code | (table is not None))
+    tl.store(squared_norms + rows, norm)
     if PACKED:
         columns = tl.arange(0, COLUMNS)[None, :]
         c = tl.where(in_range[:, None], _load_packed(codes, code_mean, rows, K, D, COLUMNS), 0.0)
@@ -161,9 +142,9 @@ def _prepare_kernel(
         entries = tl.where(columns == 2 * D, norm_high[:, None], entries)
         entries = tl.where(columns == 2 * D + 1, tl.where(in_range, norm_low, 0.0)[:, None], entries)
         tl.store(table + rows[:, None] * COLUMNS + columns, entries)
-    elif table is not None:
+    else:
         for d0 in range(0, COLUMNS // 2, BLOCK_D):
-            c = _load_centered(codes, code_mean, rows, K, d0, D, BLOCK_D)
+            c = load_centered(codes, code_mean, rows, K, d0, D, BLOCK_D)
             high, low = _split(-2 * tl.where((is_code & in_range)[:, None], c, 0.0))
             ptrs = table + rows[:, None] * COLUMNS + d0 + tl.arange(0, BLOCK_D)[None, :]
             tl.store(ptrs, high)
@@ -174,25 +155,58 @@ def _prepare_kernel(
 
 
 @triton.jit
+def load_operands(
+    z, code_mean, rows, N, D: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr, PACKED: tl.constexpr
+):
+    """Load vectors up to BLOCK_D wide as the operands of `compute_scores`, 0 if out of range.
+
+    Returns:
+        the high and low parts, one and the same if packed, and the squared norms [rows]
+    """
+    if PACKED:
+        columns = tl.arange(0, COLUMNS)[None, :]
+        x = _load_packed(z, code_mean, rows, N, D, COLUMNS)
+        square = tl.sum(tl.where(columns >= 2 * D + 2, x * x, 0.0), 1)
+        high, low = _split(tl.where((square <= MAX_SQUARED_DISTANCE_CONST)[:, None], x, 0.0))
+        x = tl.where(columns < D, low, high)
+        high = tl.where((columns == 2 * D) | (columns == 2 * D + 1), 1.0, x)
+        low = high
+    else:
+        x = load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
+        square = tl.sum(x * x, 1)
+        high, low = _split(tl.where((square <= MAX_SQUARED_DISTANCE_CONST)[:, None], x, 0.0))
+    return high, low, square
+
+
+@triton.jit
+def compute_scores(
+    high, low, table, squared_norms, cols, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr, PACKED: tl.constexpr
+):
+    """Return |c|^2 - 2 x.c of vectors up to BLOCK_D wide and the codes at `cols`, [rows, cols]."""
+    if PACKED:
+        c = tl.load(table + cols[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :])
+        score = tl.dot(high, tl.trans(c), input_precision="tf32")
+    else:
+        ptrs = table + cols[:, None] * COLUMNS + tl.arange(0, BLOCK_D)[None, :]
+        zeros = tl.zeros((high.shape[0], cols.shape[0]), tl.float32)
+        score = _multiply_parts(high, low, ptrs, zeros, COLUMNS) + tl.load(squared_norms + cols)[None, :]
+    return score
+
+
+@triton.jit
 def _search_packed_kernel(
     z, code_mean, table, squared_norms, scores, ids, squares, N, K, codes_per_split, padded_codes,
     D: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Each program takes BLOCK_N vectors and iterates over its codes: one product per pair, see `_load_packed`."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    columns = tl.arange(0, COLUMNS)[None, :]
-    x = _load_packed(z, code_mean, rows, N, D, COLUMNS)
-    square = tl.sum(tl.where(columns >= 2 * D + 2, x * x, 0.0), 1)
-    high, low = _split(tl.where((square <= MAX_SQUARED_DISTANCE_CONST)[:, None], x, 0.0))
-    x = tl.where(columns < D, low, high)
-    x = tl.where((columns == 2 * D) | (columns == 2 * D + 1), 1.0, x)
+    x, _, square = load_operands(z, code_mean, rows, N, D, COLUMNS, COLUMNS, True)
     best = tl.full((BLOCK_N, BLOCK_K), float("inf"), tl.float32)
     best_k0 = tl.zeros((BLOCK_N, BLOCK_K), tl.int32)
     first = tl.program_id(1) * codes_per_split
     for k0 in range(first, tl.minimum(first + codes_per_split, padded_codes), BLOCK_K):
-        c = tl.load(table + (k0 + tl.arange(0, BLOCK_K))[:, None] * COLUMNS + columns)
-        score = tl.dot(x, tl.trans(c), input_precision="tf32")
-        best, best_k0 = _keep_lowest(score, k0, best, best_k0)
+        score = compute_scores(x, x, table, squared_norms, k0 + tl.arange(0, BLOCK_K), COLUMNS, COLUMNS, True)
+        best, best_k0 = keep_lowest(score, k0, best, best_k0)
     _store_lowest(best, best_k0, square, rows, scores, ids, squares, N, K, BLOCK_K)
 
 
@@ -203,10 +217,10 @@ def _search_wide_kernel(
 ):  # fmt: skip
     """Each program takes BLOCK_N vectors and iterates over its codes: three TF32 products of high and low parts."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
+    x = load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
     square = tl.sum(x * x, 1)
     for d0 in range(BLOCK_D, D, BLOCK_D):
-        part = _load_centered(z, code_mean, rows, N, d0, D, BLOCK_D)
+        part = load_centered(z, code_mean, rows, N, d0, D, BLOCK_D)
         square += tl.sum(part * part, 1)
     in_range = (square <= MAX_SQUARED_DISTANCE_CONST)[:, None]
     high, low = _split(tl.where(in_range, x, 0.0))
@@ -219,10 +233,10 @@ def _search_wide_kernel(
         score = _multiply_parts(high, low, ptrs, tl.zeros((BLOCK_N, BLOCK_K), tl.float32), COLUMNS)
         # Not unrolled: only one block of columns is on chip at a time, however wide the vectors are.
         for d0 in range(BLOCK_D, D, BLOCK_D):
-            part = _load_centered(z, code_mean, rows, N, d0, D, BLOCK_D)
+            part = load_centered(z, code_mean, rows, N, d0, D, BLOCK_D)
             part_high, part_low = _split(tl.where(in_range, part, 0.0))
             score = _multiply_parts(part_high, part_low, ptrs + d0, score, COLUMNS)
-        best, best_k0 = _keep_lowest(score + tl.load(squared_norms + cols)[None, :], k0, best, best_k0)
+        best, best_k0 = keep_lowest(score + tl.load(squared_norms + cols)[None, :], k0, best, best_k0)
     _store_lowest(best, best_k0, square, rows, scores, ids, squares, N, K, BLOCK_K)
 
 
@@ -235,7 +249,7 @@ def _multiply_parts(high, low, ptrs, acc, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _keep_lowest(score, k0, best, best_k0):
+def keep_lowest(score, k0, best, best_k0):
     """Update the lowest score and its tile at each place of a tile, [rows, BLOCK_K]; the first of equal scores stays.
 
     No reduction over the tile until all codes are seen: that would take more instructions than the product.
@@ -245,14 +259,20 @@ def _keep_lowest(score, k0, best, best_k0):
 
 
 @triton.jit
-def _store_lowest(best, best_k0, square, rows, scores, ids, squares, N, K, BLOCK_K: tl.constexpr):
-    """Store the first index of the lowest score per row and its distance, or of a split its score; NaN out of range."""
+def find_lowest(best, best_k0, square, K, BLOCK_K: tl.constexpr):
+    """Return the lowest score per row, NaN out of range, and its first index as int64, 0 out of range."""
     low = tl.min(best, 1)
     places = best_k0 + tl.arange(0, BLOCK_K)[None, :]
     index = tl.min(tl.where(best == low[:, None], places, K), 1)
     is_nan = tl.max((best != best).to(tl.int32), 1) != 0
     low = tl.where(is_nan | ~(square <= MAX_SQUARED_DISTANCE_CONST), float("nan"), low)
-    index = tl.where(low == low, index, 0).to(tl.int64)
+    return low, tl.where(low == low, index, 0).to(tl.int64)
+
+
+@triton.jit
+def _store_lowest(best, best_k0, square, rows, scores, ids, squares, N, K, BLOCK_K: tl.constexpr):
+    """Store the first index of the lowest score per row and its distance, or of a split its score; NaN out of range."""
+    low, index = find_lowest(best, best_k0, square, K, BLOCK_K)
     if scores is None:
         tl.store(ids + rows, index, mask=rows < N)
         tl.store(squares + rows, tl.where(low == low, tl.maximum(square + low, 0.0), low), mask=rows < N)
@@ -282,119 +302,6 @@ def _merge_splits_kernel(scores, split_ids, split_squares, ids, squares, N, spli
     tl.store(squares + rows, tl.where(best == best, square, best), mask=inside)
 
 
-# ---------------------------------------------------------------- soft assignment
-
-
-@triton.jit
-def _compute_scores(
-    x, codes, squared_norms, cols, K, scale, D: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr
-):
-    """Return (2 x.c - |c|^2) * scale, [rows, cols], -inf beyond the last code; and the codes."""
-    c = _load_tile(codes, cols, K, 0, D, BLOCK_D)
-    squared_norm = tl.load(squared_norms + cols, mask=cols < K, other=float("inf"))
-    return (2 * tl.dot(x, tl.trans(c), input_precision=PRECISION) - squared_norm[None, :]) * scale, c
-
-
-@triton.jit
-def _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor):
-    """Return p, and the gradient with respect to p up to a constant per row."""
-    log_p = tl.maximum(score - log_z[:, None], MIN_EXPONENT, propagate_nan=tl.PropagateNan.ALL)
-    p = tl.where((cols < K)[None, :], tl.exp(log_p), 0.0)
-    slope = tl.where(log_p > floor, log_p, floor - 1)
-    return p, tl.load(grad_mean_probs + cols, mask=cols < K, other=0.0)[None, :] - tl.load(grad_entropy) * slope
-
-
-@triton.jit
-def _soft_assignment_kernel(
-    z, code_mean, codes, squared_norms, weight, entropies, log_zs, partial_sums, N, K, scale, floor,
-    D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Each program takes BLOCK_N vectors and iterates over all codes twice: for the normalizer of p, then for p."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
-    m_i = tl.full((BLOCK_N,), float("-inf"), tl.float32)
-    l_i = tl.zeros((BLOCK_N,), tl.float32)
-    for k0 in range(0, K, BLOCK_K):
-        cols = k0 + tl.arange(0, BLOCK_K)
-        score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
-        m_new = tl.maximum(m_i, tl.max(score, 1))
-        l_i = l_i * tl.exp(m_i - m_new) + tl.sum(tl.exp(score - m_new[:, None]), 1)
-        m_i = m_new
-    log_z = m_i + tl.log(l_i)
-    w = tl.load(weight + rows, mask=rows < N, other=0.0)
-    entropy = tl.zeros((BLOCK_N,), tl.float32)
-    for k0 in range(0, K, BLOCK_K):
-        cols = k0 + tl.arange(0, BLOCK_K)
-        score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
-        log_p = tl.maximum(score - log_z[:, None], MIN_EXPONENT, propagate_nan=tl.PropagateNan.ALL)
-        p = tl.where((cols < K)[None, :], tl.exp(log_p), 0.0)
-        entropy -= tl.sum(p * tl.maximum(log_p, floor), 1)
-        ptrs = partial_sums + tl.program_id(0).to(tl.int64) * K + cols
-        tl.store(ptrs, tl.sum(w[:, None] * p, 0), mask=cols < K)
-    tl.store(entropies + rows, w * entropy, mask=rows < N)
-    tl.store(log_zs + rows, log_z, mask=rows < N)
-
-
-@triton.jit
-def _grad_vectors_kernel(
-    z, code_mean, codes, squared_norms, weight, log_zs, grad_entropy, grad_mean_probs, inner, dz, N, K, scale, floor,
-    D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Each program takes BLOCK_N vectors and computes <p, u> over all codes, then the gradient of the vectors."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
-    log_z = tl.load(log_zs + rows, mask=rows < N, other=0.0)
-    product = tl.zeros((BLOCK_N,), tl.float32)
-    l_i = tl.zeros((BLOCK_N,), tl.float32)
-    for k0 in range(0, K, BLOCK_K):
-        cols = k0 + tl.arange(0, BLOCK_K)
-        score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
-        p, u = _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor)
-        product += tl.sum(p * u, 1)
-        l_i += tl.sum(p, 1)
-    product = product / l_i
-    acc = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    for k0 in range(0, K, BLOCK_K):
-        cols = k0 + tl.arange(0, BLOCK_K)
-        score, c = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
-        p, u = _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor)
-        acc += tl.dot(p * (u - product[:, None]), c, input_precision=PRECISION)
-    w = tl.load(weight + rows, mask=rows < N, other=0.0)
-    offsets = tl.arange(0, BLOCK_D)
-    inside = (rows < N)[:, None] & (offsets < D)[None, :]
-    tl.store(dz + rows[:, None] * D + offsets[None, :], acc * (2 * scale * w)[:, None], mask=inside)
-    tl.store(inner + rows, product, mask=rows < N)
-
-
-@triton.jit
-def _grad_codes_kernel(
-    z, code_mean, codes, squared_norms, weight, log_zs, grad_entropy, grad_mean_probs, inner, dc,
-    N, K, segment, scale, floor,
-    D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Each program computes the gradient of BLOCK_K codes from one segment of the vectors."""
-    cols = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    first = tl.program_id(1).to(tl.int64) * segment
-    acc = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
-    ds_sum = tl.zeros((BLOCK_K,), tl.float32)
-    for n0 in range(0, segment, BLOCK_N):
-        rows = first + n0 + tl.arange(0, BLOCK_N)
-        x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
-        score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
-        log_z = tl.load(log_zs + rows, mask=rows < N, other=float("inf"))
-        p, u = _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor)
-        product = tl.load(inner + rows, mask=rows < N, other=0.0)
-        w = tl.load(weight + rows, mask=rows < N, other=0.0)
-        ds = tl.trans(p * (u - product[:, None]) * (2 * scale * w)[:, None])
-        acc += tl.dot(ds, x, input_precision=PRECISION)
-        ds_sum += tl.sum(ds, 1)
-    c = _load_tile(codes, cols, K, 0, D, BLOCK_D)
-    offsets = tl.arange(0, BLOCK_D)
-    inside = (cols < K)[:, None] & (offsets < D)[None, :]
-    ptrs = dc + tl.program_id(1).to(tl.int64) * K * D + cols[:, None] * D + offsets[None, :]
-    tl.store(ptrs, acc - ds_sum[:, None] * c, mask=inside)
-
-
 # ---------------------------------------------------------------- the operators
 
 
@@ -404,8 +311,7 @@ def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     if not n:
         return ids, squares
     tiles, columns = _choose_search_tiles(n, d)
-    code_mean, _, squared_norms, table = _prepare(codes, tiles, columns)
-    assert table is not None
+    code_mean, squared_norms, table = prepare_codes(codes, tiles["BLOCK_K"], columns, tiles.get("BLOCK_D"))
     programs, code_tiles = triton.cdiv(n, tiles["BLOCK_N"]), len(table) // tiles["BLOCK_K"]
     splits = max(1, min(MIN_PROGRAMS // programs, code_tiles // MIN_TILES_PER_SPLIT))
     per_split = triton.cdiv(code_tiles, splits)
@@ -427,103 +333,32 @@ def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return ids, squares
 
 
-def _prepare(
-    codes: Tensor, tiles: dict[str, Any] | None = None, columns: int = 0
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """Return the mean of the codes and, for a search, their norms and table; else the centred codes and norms.
+def prepare_codes(codes: Tensor, block_k: int, columns: int, block_d: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean of the codes [d], their squared norms and their table, in two launches: the mean, and all else.
 
-    Two launches: the mean, and all else.
+    Args:
+        codes: [K, d]
+        block_k: size of a tile of codes; norms and table are padded to whole tiles
+        columns: number of columns of the table
+        block_d: columns that are multiplied at a time; None if they are packed
     """
     (k, d), codes = codes.shape, codes.contiguous()
     code_mean = codes.mean(0, dtype=torch.float32)
-    block_k = tiles["BLOCK_K"] if tiles else 32
-    padded = triton.cdiv(k, block_k) * block_k if tiles else k
-    squared_norms = code_mean.new_empty(padded)
-    table = code_mean.new_empty(padded, columns) if tiles else None
-    centered = None if tiles else code_mean.new_empty(k, d)
-    packed = tiles is not None and "BLOCK_D" not in tiles
-    block_d = tiles["BLOCK_D"] if tiles and not packed else min(max(16, triton.next_power_of_2(d)), 64)
+    padded = triton.cdiv(k, block_k) * block_k
+    squared_norms, table = code_mean.new_empty(padded), code_mean.new_empty(padded, columns)
     with torch.cuda.device_of(codes):
-        _prepare_kernel[triton.cdiv(k, block_k),](
-            codes, code_mean, centered, squared_norms, table, k,
-            D=d, BLOCK_D=block_d, BLOCK_K=block_k, COLUMNS=columns, PACKED=packed, num_warps=4,
+        _prepare_kernel[padded // block_k,](
+            codes, code_mean, squared_norms, table, k, D=d, BLOCK_K=block_k, COLUMNS=columns, num_warps=4,
+            BLOCK_D=block_d or max(16, triton.next_power_of_2(d)), PACKED=block_d is None,
         )  # fmt: skip
-    return code_mean, centered, squared_norms, table
-
-
-def _launch_soft_assignment(
-    z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
-) -> tuple[Tensor, ...]:
-    code_mean, c, squared_norms, _ = _prepare(codes)
-    assert c is not None
-    n, d = z.shape
-    tiles = _choose_soft_tiles(d)
-    programs = triton.cdiv(n, tiles["BLOCK_N"])
-    entropies, log_z, partial_sums = c.new_empty(n), c.new_empty(n), c.new_empty(programs, len(c))
-    if n:
-        tensors = z, code_mean, c, squared_norms, weight, entropies, log_z, partial_sums
-        with torch.cuda.device_of(z):
-            _soft_assignment_kernel[programs,](*tensors, n, len(c), 1 / temperature, floor, **tiles)
-    return entropies.sum(), partial_sums.sum(0), log_z, c, code_mean, squared_norms
-
-
-def _launch_backward(
-    grad_entropy: Tensor,
-    grad_mean_probs: Tensor,
-    z: Tensor,
-    c: Tensor,
-    code_mean: Tensor,
-    squared_norms: Tensor,
-    weight: Tensor,
-    log_z: Tensor,
-    temperature: float,
-    floor: float,
-) -> tuple[Tensor, Tensor]:
-    n, d = z.shape
-    tiles = _choose_soft_tiles(d)
-    segment = triton.cdiv(triton.cdiv(n, NUM_SEGMENTS), tiles["BLOCK_N"]) * tiles["BLOCK_N"]
-    num_segments = triton.cdiv(n, segment) if n else 0
-    dz, dc, inner = c.new_empty(n, d), c.new_empty(num_segments, *c.shape), c.new_empty(n)
-    if n:
-        grads = grad_entropy.contiguous(), grad_mean_probs.contiguous()
-        tensors = z, code_mean, c, squared_norms, weight, log_z, *grads, inner
-        scalars = 1 / temperature, floor
-        with torch.cuda.device_of(z):
-            _grad_vectors_kernel[triton.cdiv(n, tiles["BLOCK_N"]),](*tensors, dz, n, len(c), *scalars, **tiles)
-            _grad_codes_kernel[triton.cdiv(len(c), tiles["BLOCK_K"]), num_segments](
-                *tensors, dc, n, len(c), segment, *scalars, **tiles
-            )
-    return dz, dc.sum(0)
+    return code_mean, squared_norms, table
 
 
 def _fake_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return z.new_empty(len(z), dtype=torch.long), z.new_empty(len(z), dtype=torch.float32)
 
 
-def _fake_soft(z: Tensor, codes: Tensor, weight: Tensor, *_: float) -> tuple[Tensor, ...]:
-    k, d = codes.shape
-    return tuple(weight.new_empty(shape) for shape in ((), (k,), (len(z),), (k, d), (d,), (k,)))
-
-
-def _fake_backward(
-    grad_entropy: Tensor, grad_mean_probs: Tensor, z: Tensor, c: Tensor, *_: Any
-) -> tuple[Tensor, Tensor]:
-    return z.new_empty(z.shape, dtype=torch.float32), torch.empty_like(c)
-
-
 register_operator("nearest_code(Tensor z, Tensor codes) -> (Tensor, Tensor)", _launch_search, _fake_search)
-register_operator(
-    "soft_assignment(Tensor z, Tensor codes, Tensor weight, float temperature, float floor) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _launch_soft_assignment,
-    _fake_soft,
-)
-register_operator(
-    "soft_assignment_backward(Tensor grad_entropy, Tensor grad_mean_probs, Tensor z, Tensor c, Tensor code_mean, "
-    "Tensor squared_norms, Tensor weight, Tensor log_z, float temperature, float floor) -> (Tensor, Tensor)",
-    _launch_backward,
-    _fake_backward,
-)
 
 
 # ---------------------------------------------------------------- the backend
@@ -535,32 +370,3 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         x = z.reshape(-1, z.shape[-1]).contiguous()
         ids, squares = torch.ops.tstk.nearest_code(x, codes)
         return ids.reshape(z.shape[:-1]), squares.reshape(z.shape[:-1])
-
-
-def soft_assignment(
-    z: Tensor, codes: Tensor, weight: Tensor, temperature: float, log_floor: float
-) -> tuple[Tensor, Tensor]:
-    """See `tstk.kernels.nearest_code.soft_assignment`, for z [N, d] and weight [N]."""
-    floor = math.log(log_floor) if log_floor else -math.inf
-    out: tuple[Tensor, Tensor] = SoftAssignment.apply(z.contiguous(), codes, weight, temperature, floor)
-    return out
-
-
-class SoftAssignment(torch.autograd.Function):
-    """p = softmax(-|z - c|^2 / temperature), recomputed in the backward instead of kept; centred codes are kept."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return the mean entropy [] and the mean of p [K]; `floor` is the lower bound of logarithms."""
-        entropy, mean_probs, log_z, *prepared = torch.ops.tstk.soft_assignment(z, codes, weight, temperature, floor)
-        ctx.save_for_backward(z, *prepared, weight, log_z)
-        ctx.options, ctx.code_dtype = (temperature, floor), codes.dtype
-        return entropy, mean_probs
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of z and codes."""
-        dz, dc = torch.ops.tstk.soft_assignment_backward(*grad_outputs, *ctx.saved_tensors, *ctx.options)
-        return dz.to(ctx.saved_tensors[0].dtype), dc.to(ctx.code_dtype), None, None, None
