@@ -12,7 +12,9 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton")
 
 from tstk.errors import IncompatibleError
+from tstk.kernels import use_backend
 from tstk.kernels.vector_quantize import LossOptions, vector_quantize
+from tstk.nn.codebook import Codebook
 
 pytestmark = pytest.mark.slow  # Triton's interpreter
 
@@ -207,12 +209,26 @@ def test_codes_that_do_not_learn_get_no_gradient():
     assert codes.grad is None
 
 
-def test_wide_vectors_and_calls_without_an_entropy_are_refused_with_the_reason():
+def test_wide_vectors_are_refused_with_the_reason():
     z, codes, _ = vectors(5, 4, 65)
     with pytest.raises(IncompatibleError, match="up to 64 wide; these are 65"):
         vector_quantize(z, codes, OPTIONS, backend="triton")
-    with pytest.raises(IncompatibleError, match="without the entropy loss"):
-        vector_quantize(z[:, :8], codes[:, :8], LossOptions(), backend="triton")
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+@pytest.mark.parametrize("weight", [0.1, 0.0])
+def test_a_codebook_is_computed_by_triton_on_request(update, weight):
+    torch.manual_seed(0)
+    codebook = Codebook(33, 8, update=update, entropy=weight, temperature=0.5, log_floor=1e-5).to(DEVICE)
+    z = torch.randn(4, 25, 8, device=DEVICE, requires_grad=True)
+    valid = torch.rand(4, 25, device=DEVICE) < 0.7
+    results = []
+    for backend in ("triton", "torch"):
+        with use_backend(backend):  # one that cannot compute a call would raise an error
+            values, ids, losses = codebook(z, valid)
+            (dz,) = torch.autograd.grad(sum(losses.values()) + values.mean(), z)
+            results.append((values, ids, losses, dz))
+    torch.testing.assert_close(*results)
 
 
 def test_the_operators_are_registered_soundly():

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, autocast, float32, promote_types
 from torch import bool as boolean
+from torch.nn.functional import embedding
 
 from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
-from tstk.kernels.nearest_code import check_shapes, why_triton_unsupported
+from tstk.kernels.nearest_code import check_shapes, nearest_code, why_triton_unsupported
 
 __all__ = ["LossOptions", "QuantizerOutput", "entropy", "vector_quantize"]
 
@@ -75,7 +76,8 @@ def vector_quantize(
         codes: [K, d] codebook
         options: weights and constants of the losses
         valid: [...] bool, False for vectors to leave out of the losses; their values and ids are those of all others
-        backend: triton, torch or reference; the first that supports the call if None
+        backend: triton, torch or reference; the first that supports the call if None. Without a weight of the entropy
+            it is the backend of the search
 
     Raises:
         ValueError: the widths differ, there are no codes, or `valid` is not [...] bool
@@ -84,7 +86,34 @@ def vector_quantize(
     check_shapes(z, codes)
     if valid is not None and (valid.shape != z.shape[:-1] or valid.dtype != boolean):
         raise ValueError(f"valid is {list(valid.shape)}, {valid.dtype}; expected {list(z.shape[:-1])}, bool")
+    if not options.entropy:
+        zero, mean_probs = z.new_zeros((), dtype=float32), z.new_zeros(len(codes), dtype=float32)
+        return QuantizerOutput(*quantize(z, codes, valid, options, backend=backend), zero, mean_probs)
     return QuantizerOutput(*vector_quantize_op(z, codes, valid, options, backend=backend))
+
+
+def quantize(
+    z: Tensor, codes: Tensor, valid: Tensor | None, options: LossOptions, *, backend: str | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Search the nearest codes and compute values, ids and the losses of VQ-VAE by operations of torch."""
+    with autocast(z.device.type, enabled=False):
+        ids, _ = nearest_code(z, codes, backend=backend)
+        selected = embedding(ids, codes)
+        values = selected.detach().to(z.dtype) + (z - z.detach())
+        x = z.to(promote_types(z.dtype, float32))
+        commitment = codebook = x.new_zeros(())
+        if options.commitment:
+            commitment = options.commitment * _average_squares(selected.detach() - x, valid)
+        if options.codebook:
+            codebook = options.codebook * _average_squares(selected - x.detach(), valid)
+        return values, ids, commitment, codebook
+
+
+def _average_squares(errors: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean square over valid vectors and channels, 0 if there are none."""
+    if valid is None:
+        return errors.square().sum() / max(1, errors.numel())
+    return errors.where(valid[..., None], 0).square().sum() / (valid.sum() * errors.shape[-1]).clamp(min=1)
 
 
 def entropy(probs: Tensor, log_floor: float = 0.0) -> Tensor:
@@ -97,8 +126,6 @@ def _why_triton_unsupported(z: Tensor, codes: Tensor, valid: Tensor | None, opti
         return reason
     if z.shape[-1] > 64:
         return f"it keeps whole vectors in registers, up to 64 wide; these are {z.shape[-1]}"
-    if not options.entropy:
-        return "without the entropy loss, the search and a gather are all there is to compute"
     return ""
 
 

@@ -24,13 +24,11 @@ def vector_quantize(
     x, c = z[valid].double(), selected[valid].double()
     commitment = options.commitment * (x - c.detach()).square().sum() / max(1, x.numel())
     codebook = options.codebook * (x.detach() - c).square().sum() / max(1, x.numel())
-    entropy_loss, mean_probs = x.new_zeros(()), x.new_zeros(len(codes))
-    if options.entropy:
-        log_p = (-reference.compute_squared_distances(x, codes) / options.temperature).log_softmax(-1)
-        p = log_p.exp()
-        floor = math.log(options.log_floor) if options.log_floor else -math.inf
-        # exp(-inf) * -inf would be NaN, and contributes 0 to the entropy
-        entropies = -(p * log_p.clamp(min=floor).where(p > 0, 0)).sum(-1)
-        mean_entropy, mean_probs = entropies.sum() / max(1, len(x)), p.sum(0) / max(1, len(x))
-        entropy_loss = options.entropy * (mean_entropy - options.gamma * entropy(mean_probs, options.log_floor))
-    return values, ids, commitment.float(), codebook.float(), entropy_loss.float(), mean_probs.float()
+    log_p = (-reference.compute_squared_distances(x, codes) / options.temperature).log_softmax(-1)
+    p = log_p.exp()
+    floor = math.log(options.log_floor) if options.log_floor else -math.inf
+    # exp(-inf) * -inf would be NaN, and contributes 0 to the entropy
+    entropies = -(p * log_p.clamp(min=floor).where(p > 0, 0)).sum(-1)
+    mean_entropy, mean_probs = entropies.sum() / max(1, len(x)), p.sum(0) / max(1, len(x))
+    spread = options.entropy * (mean_entropy - options.gamma * entropy(mean_probs, options.log_floor))
+    return values, ids, commitment.float(), codebook.float(), spread.float(), mean_probs.float()

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.kernels.nearest_code import nearest_code
 from tstk.kernels.nearest_code.torch import center, choose_chunk_size
 from tstk.kernels.threads import map_row_slices
-from tstk.kernels.vector_quantize import LossOptions, entropy
+from tstk.kernels.vector_quantize import LossOptions, entropy, quantize
 
 MIN_EXPONENT = -60.0
 """Lower bound of exponents: e^-60 is negligible in a sum, and avoids denormal numbers, which are slow."""
@@ -26,29 +25,11 @@ def vector_quantize(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `tstk.kernels.vector_quantize`."""
     with torch.autocast(z.device.type, enabled=False):
-        ids, _ = nearest_code(z, codes)
-        selected = F.embedding(ids, codes)
-        values = selected.detach().to(z.dtype) + (z - z.detach())
-        x = z.to(torch.promote_types(z.dtype, torch.float32))
-        zero = x.new_zeros(())
-        commitment, codebook, entropy_loss, mean_probs = zero, zero, zero, x.new_zeros(len(codes))
-        if options.commitment:
-            commitment = options.commitment * _average_squares(selected.detach() - x, valid)
-        if options.codebook:
-            codebook = options.codebook * _average_squares(selected - x.detach(), valid)
-        if options.entropy:
-            if valid is not None:
-                x = x.where(valid[..., None], 0)
-            mean_entropy, mean_probs = soft_assignment(x, codes, valid, options.temperature, options.log_floor)
-            entropy_loss = options.entropy * (mean_entropy - options.gamma * entropy(mean_probs, options.log_floor))
-        return values, ids, commitment, codebook, entropy_loss, mean_probs
-
-
-def _average_squares(errors: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the mean square over valid vectors and channels, 0 if there are none."""
-    if valid is None:
-        return errors.square().sum() / max(1, errors.numel())
-    return errors.where(valid[..., None], 0).square().sum() / (valid.sum() * errors.shape[-1]).clamp(min=1)
+        outputs = quantize(z, codes, valid, options)
+        x = z.float() if valid is None else z.float().where(valid[..., None], 0)
+        mean_entropy, mean_probs = soft_assignment(x, codes, valid, options.temperature, options.log_floor)
+        spread = mean_entropy - options.gamma * entropy(mean_probs, options.log_floor)
+        return *outputs, options.entropy * spread, mean_probs
 
 
 def soft_assignment(
