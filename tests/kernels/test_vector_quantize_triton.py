@@ -286,11 +286,11 @@ def test_a_step_makes_five_launches_forward_and_two_backward(monkeypatch):
     for owner, name in ((search, "prepare"), (module, "forward"), (module, "losses"), (module, "backward")):
         monkeypatch.setattr(owner, f"_{name}_kernel", Kernel(vars(owner)[f"_{name}_kernel"], name))
     z, codes, valid = vectors(40, 9, 3, masked=True)
-    one, scalars = torch.ones((), device=DEVICE), (0.25, 1.0, 0.1, 1.0, 2.0, -7.0)
+    grad_loss, scalars = torch.ones((), device=DEVICE), (0.25, 1.0, 0.1, 1.0, 2.0, -7.0)
     with Torch():
         values, ids, losses, mean_probs, log_zs, *prepared = module._launch_forward(z, codes, valid, *scalars)
         assert launches == ["mean", "prepare", "forward", "sum", "losses"]
         launches.clear()
         saved = *prepared, valid, ids, log_zs, mean_probs, losses
-        module._launch_backward(values, one, one, one, None, z, codes, *saved, *scalars, True)
+        module._launch_backward(values, grad_loss, grad_loss, grad_loss, None, z, codes, *saved, *scalars, True)
     assert launches == ["backward", "sum"]
