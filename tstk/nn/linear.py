@@ -85,14 +85,17 @@ def _has_slow_mkl() -> bool:
 def _multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a @ b.T + bias of matrices with any strides."""
     bias = None if bias is None else bias.contiguous()  # of another one, oneDNN would read wrong numbers
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(_separate_rows(a), _separate_rows(b), bias, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(a.contiguous(), _close_gaps(b), bias, "none", [], "")
     return y
 
 
-def _separate_rows(matrix: Tensor) -> Tensor:
-    """Copy a matrix whose rows overlap in memory, such as the windows of a series, which oneDNN refuses."""
-    (short, inner), (long, _) = sorted(zip(matrix.stride(), matrix.shape, strict=True))
-    return matrix.contiguous() if long < short * inner else matrix
+def _close_gaps(matrix: Tensor) -> Tensor:
+    """Copy a matrix unless its rows, or its columns, follow each other in memory.
+
+    If they overlap, as the windows of a series do, oneDNN refuses the matrix as a weight; if there are gaps, such as
+    between the first tokens of series, its multiplication takes fifty times as long.
+    """
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
 class _OneDNNLinear(torch.autograd.Function):
