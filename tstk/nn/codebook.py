@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 from tstk.errors import OptionError
 from tstk.kernels.nearest_code import entropy, nearest_code, quantize, soft_assignment, sum_by_code
 from tstk.nn.devices import is_distributed
-from tstk.nn.reduce import masked_mean
+from tstk.nn.reduce import masked_mse
 
 
 class VQOutput(NamedTuple):
@@ -131,9 +131,9 @@ class Codebook(nn.Module):
             where = None if valid is None else valid[..., None]
             aux = {}
             if self.loss_weights["commitment"]:
-                aux["commitment"] = self.loss_weights["commitment"] * masked_mean((codes.detach() - z).square(), where)
+                aux["commitment"] = self.loss_weights["commitment"] * masked_mse(z, codes.detach(), where)
             if self.loss_weights["codebook"] and self.codes.requires_grad:
-                aux["codebook"] = self.loss_weights["codebook"] * masked_mean((codes - z.detach()).square(), where)
+                aux["codebook"] = self.loss_weights["codebook"] * masked_mse(codes, z.detach(), where)
             if self.loss_weights["entropy"]:
                 mean_entropy, mean_probs = self._soft_assignment(z, valid)
                 aux["entropy"] = self.loss_weights["entropy"] * (
