@@ -36,7 +36,7 @@ def masked_mean(values: Tensor, where: Tensor | None = None) -> Tensor:
 def masked_mse(predictions: Tensor, targets: Tensor, where: Tensor | None = None) -> Tensor:
     """Return the mean squared error over the selected elements, `masked_mean` of the squares of the differences.
 
-    Where all elements are selected, it takes a third as many passes over memory.
+    Where all elements are selected, it takes fewer passes over memory.
 
     Args:
         predictions: any shape
