@@ -83,6 +83,28 @@ def test_windows_that_overlap_in_memory_and_biases_with_gaps_are_read_right(call
 
 
 @needs_onednn
+def test_onednn_gets_no_weight_with_gaps_in_memory(calls, monkeypatch):
+    """Which it multiplies by its reference implementation."""
+    weights, multiply = [], torch.ops.mkldnn._linear_pointwise
+
+    def record(a, b, *args):
+        weights.append(b)
+        return multiply(a, b, *args)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", record)
+    tokens, matrix = torch.randn(256, 11, 64), torch.randn(96, 80)
+    for x in (tokens[:, 0], torch.randn(80, 256)[:64].t()):
+        for weight in (matrix[:, 3:67], matrix.t()[:64, :].t()):
+            x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+            expected = compute(F.linear, x, weight, None)
+            for ours, torchs in zip(compute(linear, x, weight, None), expected, strict=True):
+                torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-3)
+    assert len(calls) == 4
+    assert len(weights) == 12
+    assert all(w.is_contiguous() or w.t().is_contiguous() for w in weights)
+
+
+@needs_onednn
 def test_a_gradient_may_be_differentiated_again(calls):
     torch.manual_seed(0)
     results = []

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tstk.nn.reduce import masked_mean, masked_mean_std, masked_pool
+from tstk.nn.reduce import masked_mean, masked_mean_std, masked_mse, masked_pool
 
 TWO = """
 import sys, torch, torch.distributed as dist
@@ -58,6 +58,28 @@ def test_a_mean_in_half_precision_does_not_overflow():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target_shape", "dtype", "target_dtype"),
+    [
+        ((3, 4, 5), torch.float32, torch.float32),
+        ((3, 1, 5), torch.float32, torch.float32),
+        ((3, 4, 5), torch.bfloat16, torch.float32),
+        ((3, 4, 5), torch.float16, torch.float16),
+        ((3, 4, 5), torch.float64, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_the_mean_squared_error_is_the_mean_of_squared_differences(target_shape, dtype, target_dtype, has_mask):
+    torch.manual_seed(0)
+    predictions = torch.randn(3, 4, 5).to(dtype).requires_grad_()
+    targets = torch.randn(target_shape).to(target_dtype).requires_grad_()
+    where = torch.rand(3, 4, 1) < 0.5 if has_mask else None
+    error, expected = masked_mse(predictions, targets, where), masked_mean((predictions - targets).square(), where)
+    assert torch.equal(error, expected)
+    grads, expected_grads = (torch.autograd.grad(y, (predictions, targets)) for y in (error, expected))
+    assert all(map(torch.equal, grads, expected_grads))
+
+
 def test_gradients_averaged_over_processes_are_those_of_the_mean_over_all_elements(tmp_path):
     if not torch.distributed.is_available():
         pytest.skip("this torch has no distributed package")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tstk.kernels.dropout import apply_dropout
+from tstk.kernels.eager import runs_eagerly
 
 Angles = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary angles, each [B or 1, 1, N, D / 2] float32."""
 MAX_UNFUSED_KEYS = 384
 """Up to this many keys, training bfloat16 attention on a CPU is faster unfused than with torch's fused backward."""
-MAX_FLOAT32_HEAD_DIM = 16
-"""Up to this head width, nearly all the work is on the scores, and fused float32 attention is faster still."""
+MAX_NARROW_HEAD_DIM = 16
+"""Up to this head width, nearly all the work is on the scores, and bfloat16 attention is faster in float32."""
+MAX_CACHED_SCORES = 1 << 19
+"""This many scores fit into a CPU's cache; the arithmetic on them then takes less time unfused, if heads are narrow."""
 MIN_VECTOR = 16
 """Numbers in the longest vector register of a CPU."""
 
@@ -81,11 +87,18 @@ def attend(
         and torch.is_grad_enabled()
         and (q.requires_grad or k.requires_grad or v.requires_grad)
     )
-    # torch has no fused attention with dropout on a CPU
-    unfused = trains_bfloat16 or (q.device.type == "cpu" and dropout > 0)
-    if trains_bfloat16 and not dropout and q.shape[-1] <= MAX_FLOAT32_HEAD_DIM:
+    if trains_bfloat16 and not dropout and q.shape[-1] <= MAX_NARROW_HEAD_DIM:
         with torch.autocast("cpu", enabled=False):
             return attend(q.float(), k.float(), v.float(), mask, causal=causal, scale=scale).to(q.dtype)
+    is_narrow = (  # asked in this order, since a comparison of sizes would fix them in a compiled graph
+        runs_eagerly(q, k, v) and q.dtype == torch.float32 and q.shape[-1] <= MAX_NARROW_HEAD_DIM and m >= MIN_VECTOR
+    )
+    # torch has no fused attention with dropout on a CPU
+    unfused = trains_bfloat16 or (q.device.type == "cpu" and dropout > 0)
+    unfused = unfused or (is_narrow and q.shape[:3].numel() * m <= MAX_CACHED_SCORES)
+    if is_narrow and not unfused and not causal and mask is None and max(q.shape[-1], v.shape[-1]) < MIN_VECTOR:
+        y: Tensor = _NarrowAttention.apply(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)
+        return y
     # The fused kernel's causal flag excludes a mask and aligns the first query with the first key.
     is_causal = causal and mask is None and n == m and not unfused
     if causal and not is_causal:
@@ -104,3 +117,59 @@ def attend(
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scale)
     return y if has_key is None else y.masked_fill(~has_key, 0.0)
+
+
+class _NarrowAttention(torch.autograd.Function):
+    """Attention of float32 heads narrower than a vector register, on a CPU.
+
+    torch's fused kernel multiplies matrices with so few columns, for which its library is three times slower than for
+    as few rows. Here such products are computed transposed, and the scores of some heads at a time stay in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        ctx.scale, ctx.heads = scale, q.shape[:2]
+        q, k, v = (t.flatten(0, 1) for t in (q * scale, k, v))
+        ctx.save_for_backward(q, k, v)
+        y = torch.empty_like(q.mT, memory_format=torch.contiguous_format)
+        (buffer,) = _allocate_scores(q, k, 1)
+        for i in range(0, len(q), len(buffer)):
+            part = slice(i, i + len(buffer))
+            probs = _compute_probs(q[part], k[part], buffer)
+            torch.bmm(v[part].mT, probs.mT, out=y[part])
+        return y.mT.unflatten(0, ctx.heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v = ctx.saved_tensors
+        grad = grad.flatten(0, 1)
+        grads = [torch.empty_like(t.mT, memory_format=torch.contiguous_format) for t in (q, k, v)]
+        buffer, buffer2 = _allocate_scores(q, k, 2)
+        for i in range(0, len(q), len(buffer)):
+            part = slice(i, i + len(buffer))
+            dq, dk, dv = (t[part] for t in grads)
+            probs = _compute_probs(q[part], k[part], buffer)
+            torch.bmm(grad[part].mT, probs, out=dv)
+            scores = torch.bmm(grad[part], v[part].mT, out=buffer2[: len(dq)])
+            torch.ops.aten._softmax_backward_data.out(scores, probs, -1, scores.dtype, grad_input=scores)
+            torch.bmm(k[part].mT, scores.mT, out=dq)
+            torch.bmm(q[part].mT, scores, out=dk)
+        grads[0].mul_(ctx.scale)
+        return *(t.mT.unflatten(0, ctx.heads) for t in grads), None
+
+
+def _allocate_scores(q: Tensor, k: Tensor, count: int) -> Tensor:
+    """Return `count` buffers for the scores of as many of the matrices q [L, N, D], k [L, M, D] as fit into the cache.
+
+    Threads work on different matrices, so there are as many for each.
+    """
+    threads = torch.get_num_threads()
+    per_thread = max(MAX_CACHED_SCORES // (q.shape[1] * k.shape[1] * threads), 1)
+    return q.new_empty(count, min(per_thread * threads, len(q)), q.shape[1], k.shape[1])
+
+
+def _compute_probs(q: Tensor, k: Tensor, buffer: Tensor) -> Tensor:
+    """Return the softmax of q k^T of some matrices, in a buffer for at least as many."""
+    scores = torch.bmm(q, k.mT, out=buffer[: len(q)])
+    return torch.softmax(scores, -1, out=scores)

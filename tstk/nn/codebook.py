@@ -172,9 +172,9 @@ class Codebook(nn.Module):
             scalar metrics: `usage` and `perplexity` of the step's vectors, as in `code_usage`, and `revived`, the
             number of dead codes that were reset
         """
-        batches = [(z.detach(), i, z.isfinite().all(-1) & (True if v is None else v)) for z, i, v in passes]
-        x = torch.cat([z[where] for z, _, where in batches]).float()
-        ids = torch.cat([i[where] for _, i, where in batches])
+        batches = [_select_vectors(z.detach(), i, v) for z, i, v in passes]
+        x = torch.cat([z for z, _ in batches]).float()
+        ids = torch.cat([i for _, i in batches])
         sums, counts = _all_reduce_sums(*sum_by_code(x, ids, len(self.codes)))
         num_reset = 0
         if self.training:
@@ -236,6 +236,14 @@ class Codebook(nn.Module):
         buffer[: len(rows)] = rows
         distributed.broadcast(buffer, 0)
         return buffer[: int(count)]
+
+
+def _select_vectors(z: Tensor, ids: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the finite, valid vectors [N, dim] and their ids [N]."""
+    if (valid is None or valid.all()) and z.sum(dtype=torch.float32).isfinite():  # finite only if all numbers are
+        return z.flatten(0, -2), ids.flatten()
+    where = z.isfinite().all(-1) & (True if valid is None else valid)
+    return z[where], ids[where]
 
 
 def code_usage(counts: Tensor) -> dict[str, Tensor]:

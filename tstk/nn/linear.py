@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
+
+from tstk.kernels.eager import runs_eagerly
 
 MIN_PRODUCTS = 1 << 18
 """From this many products of numbers on, oneDNN's overhead of some microseconds per call pays."""
@@ -51,7 +52,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: [out_features, in_features]
         bias: [out_features]
     """
-    if torch.compiler.is_compiling() or not _is_onednn_faster(x, weight, bias):
+    if not (runs_eagerly(x, weight) and _is_onednn_faster(x, weight, bias)):
         return F.linear(x, weight, bias)
     y: Tensor = _OneDNNLinear.apply(x, weight, bias)
     return y
@@ -59,19 +60,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _is_onednn_faster(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        not torch.jit.is_tracing()
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
+        x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.shape[0] >= MIN_PRODUCTS
         and x.shape[-1] == weight.shape[1]
         and (bias is None or (bias.dtype == torch.float32 and bias.shape == weight.shape[:1]))
         and _has_slow_mkl()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()  # such as a counter of operations
-        and forward_ad._current_level < 0
     )
 
 
@@ -86,23 +79,23 @@ def _has_slow_mkl() -> bool:
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch._C, "_are_functorch_transforms_active")
-        and hasattr(torch._C, "_len_torch_dispatch_stack")
-        and hasattr(forward_ad, "_current_level")
     )
 
 
 def _multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a @ b.T + bias of matrices with any strides."""
     bias = None if bias is None else bias.contiguous()  # of another one, oneDNN would read wrong numbers
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(_separate_rows(a), _separate_rows(b), bias, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(a.contiguous(), _close_gaps(b), bias, "none", [], "")
     return y
 
 
-def _separate_rows(matrix: Tensor) -> Tensor:
-    """Copy a matrix whose rows overlap in memory, such as the windows of a series, which oneDNN refuses."""
-    (short, inner), (long, _) = sorted(zip(matrix.stride(), matrix.shape, strict=True))
-    return matrix.contiguous() if long < short * inner else matrix
+def _close_gaps(matrix: Tensor) -> Tensor:
+    """Copy a matrix unless its rows, or its columns, follow each other in memory.
+
+    If they overlap, as the windows of a series do, oneDNN refuses the matrix as a weight; if there are gaps, such as
+    between the first tokens of series, its multiplication takes fifty times as long.
+    """
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
 class _OneDNNLinear(torch.autograd.Function):

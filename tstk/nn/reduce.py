@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from tstk.nn.devices import is_distributed
 
@@ -23,12 +24,35 @@ def masked_mean(values: Tensor, where: Tensor | None = None) -> Tensor:
         where: bool, broadcast to `values`, True at elements to include; all if None
     """
     # Half precision cannot hold the sum of a large batch.
-    dtype, world = torch.promote_types(values.dtype, torch.float32), 1
+    dtype = torch.promote_types(values.dtype, torch.float32)
     if where is None:
         total, count = values.sum(dtype=dtype), torch.tensor(values.numel(), device=values.device)
     else:
         where = where.expand_as(values)
         total, count = torch.where(where, values, 0).sum(dtype=dtype), where.sum()
+    return _divide_by_count(total, count)
+
+
+def masked_mse(predictions: Tensor, targets: Tensor, where: Tensor | None = None) -> Tensor:
+    """Return the mean squared error over the selected elements, `masked_mean` of the squares of the differences.
+
+    Where all elements are selected, it takes fewer passes over memory.
+
+    Args:
+        predictions: any shape
+        targets: broadcast to `predictions`
+        where: bool, broadcast to `predictions`, True at elements to include; all if None
+    """
+    is_half = torch.promote_types(predictions.dtype, torch.float32) != predictions.dtype
+    if where is not None or is_half or (predictions.dtype, predictions.shape) != (targets.dtype, targets.shape):
+        return masked_mean((predictions - targets).square(), where)
+    count = torch.tensor(predictions.numel(), device=predictions.device)
+    return _divide_by_count(mse_loss(predictions, targets, reduction="sum"), count)
+
+
+def _divide_by_count(total: Tensor, count: Tensor) -> Tensor:
+    """Divide the sum of this process by the mean count per process."""
+    world = 1
     if is_distributed():
         torch.distributed.all_reduce(count)
         world = torch.distributed.get_world_size()

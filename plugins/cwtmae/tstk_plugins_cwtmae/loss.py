@@ -12,7 +12,7 @@ from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.linear import Linear
-from tstk.nn.reduce import masked_mean
+from tstk.nn.reduce import masked_mse
 from tstk.plugins.ranges import MaskingName, NonNegativeFloat, Ratio
 
 
@@ -112,10 +112,10 @@ class SpectrumTime(Loss):
 
         patches = self.to_patch(select_masked(step_output.predictions))
         observed = None if queries.target_mask is None else select_masked(queries.target_mask)
-        errors = self._decode_series(step_output)[..., : x.shape[-1]] - x
+        series = self._decode_series(step_output)[..., : x.shape[-1]]
         return {
-            "spectrum": masked_mean((patches - select_masked(queries.target)).square(), observed),
-            "time": self.time * masked_mean(errors.square(), step_output.series.observed),
+            "spectrum": masked_mse(patches, select_masked(queries.target), observed),
+            "time": self.time * masked_mse(series, x, step_output.series.observed),
         }
 
 

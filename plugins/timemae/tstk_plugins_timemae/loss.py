@@ -20,7 +20,7 @@ from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.linear import Linear
-from tstk.nn.reduce import masked_mean
+from tstk.nn.reduce import masked_mean, masked_mse
 from tstk.plugins.ranges import Fraction, MaskingName, NonNegativeFloat, Ratio
 from tstk_plugins_timemae.init import init_xavier
 
@@ -157,7 +157,7 @@ class TimeMAE(Loss):
         ).view_as(codewords)
         step_output.metrics |= codeword_metrics(logits.detach(), codewords, valid)
         return {
-            "align": self.align * masked_mean((predictions - target).square(), valid[..., None]),
+            "align": self.align * masked_mse(predictions, target, valid[..., None]),
             "classify": self.classify * masked_mean(cross_entropy, valid),
         }
 

@@ -18,7 +18,7 @@ from tstk.nn.blocks import MLP, Dropout, Stack
 from tstk.nn.codebook import Codebook
 from tstk.nn.linear import Linear
 from tstk.nn.positions import resize_pos_embed
-from tstk.nn.reduce import masked_mean
+from tstk.nn.reduce import masked_mean, masked_mse
 from tstk.plugins.ranges import Depth, Fraction, NonNegativeFloat, PositiveInt, Ratio
 from tstk_plugins_vqshape.attributes import GUIDED_ATTRIBUTES, AttributeDecoder, ShapeAttributes, TextGuidance
 from tstk_plugins_vqshape.shapes import ShapeDecoder, diversity_loss, extract_segments, place_curves, smooth_curves
@@ -249,7 +249,7 @@ class VQShape(Tokenizer):
                 target_mask = target_mask & (extract_segments(observed.float(), *segment) > 1 - 1e-4)
             curves = self._decode_shapes(codes, ids)
             shapes = curves * attributes.scale[..., None] + attributes.mean[..., None]
-            losses["shape"] = weights["shape"] * masked_mean((shapes - target).square(), target_mask)
+            losses["shape"] = weights["shape"] * masked_mse(shapes, target, target_mask)
             if weights["form"]:
                 std, mean = torch.std_mean(target, -1, keepdim=True)
                 squares = (curves - (target - mean) / std.clamp(min=0.01)).square()

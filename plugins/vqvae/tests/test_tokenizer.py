@@ -70,6 +70,39 @@ def test_the_published_network_is_what_torch_makes_of_its_description(factor):
     torch.testing.assert_close(tokenizer.decode(tokens.values, 48), y)
 
 
+def test_the_causal_network_and_its_gradients_are_those_of_convolutions_padded_before_the_samples_only():
+    encoder, x = make_tokenizer(padding="causal").encoder, waves().x
+
+    def convolve(z, conv, stride=1):
+        return F.conv1d(F.pad(z, (conv.weight.shape[-1] - stride, 0)), conv.weight, conv.bias, stride)
+
+    z = x
+    for conv in encoder.down:
+        z = convolve(z, conv, 2).relu()
+    z = convolve(z, encoder.conv)
+    for wide, narrow in zip(encoder.residual.wide, encoder.residual.narrow, strict=True):
+        z = z.relu()
+        z = z + convolve(convolve(z, wide).relu(), narrow)
+    expected = convolve(z.relu(), encoder.out).transpose(1, 2)
+    vectors, parameters = encoder(x), list(encoder.parameters())
+    torch.testing.assert_close(vectors, expected)
+    weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))
+    grads, expected_grads = (torch.autograd.grad((y * weights).sum(), parameters) for y in (vectors, expected))
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_code_that_starts_with_zero_is_decoded_and_a_code_of_zeros_is_masked():
+    tokenizer = make_tokenizer().eval()
+    values = tokenizer(waves()).values.detach().clone()
+    values[:, 2, 0] = 0
+    torch.testing.assert_close(tokenizer.decode(values, 48), tokenizer.decoder(values))
+    values[0, -1] = 0
+    mask = torch.ones(3, 1, 12)
+    mask[0, 0, -1] = 0
+    torch.testing.assert_close(tokenizer.decode(values, 48), tokenizer.decoder(values, mask))
+
+
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_codes_depend_on_later_samples_with_published_padding_only(factor, padding):

@@ -88,7 +88,7 @@ class ResidualStack(nn.Module):
         """Map [B, dim, 1, L] to [B, dim, 1, L]; `x` is overwritten."""
         for wide, narrow in zip(self.wide, self.narrow, strict=True):
             x = x.relu_()
-            x = narrow(wide(x, relu=True), observed)[..., : x.shape[-1]] + x
+            x = narrow(wide(x, relu=True)[..., : x.shape[-1]], observed).add_(x)
         return x.relu_()
 
 

@@ -9,7 +9,7 @@ from tstk.core.interfaces import Loss
 from tstk.core.masking import get_masking_policy, mask_tail
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
-from tstk.nn.reduce import masked_mean
+from tstk.nn.reduce import masked_mse
 from tstk.plugins.ranges import MaskCount, MaskingName, Ratio
 
 
@@ -61,4 +61,4 @@ class Masked(Loss):
         where = queries.valid[..., None]
         if queries.target_mask is not None:
             where = where & queries.target_mask
-        return {"masked": masked_mean((step_output.predictions - queries.target).square(), where)}
+        return {"masked": masked_mse(step_output.predictions, queries.target, where)}

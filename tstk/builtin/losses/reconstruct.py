@@ -7,7 +7,7 @@ from torch import Tensor
 from tstk.core.interfaces import Decoder, Loss
 from tstk.core.types import Spec, StepOutput
 from tstk.errors import IncompatibleError
-from tstk.nn.reduce import masked_mean
+from tstk.nn.reduce import masked_mse
 
 
 class Reconstruct(Loss):
@@ -38,10 +38,10 @@ class Reconstruct(Loss):
         assert step_output.predictions is not None
         queries, series = step_output.queries, step_output.series
         if self.predicts_series:
-            errors = step_output.predictions[..., : series.x.shape[-1]] - series.x
-            return {"reconstruction": masked_mean(errors.square(), series.observed)}
+            predictions = step_output.predictions[..., : series.x.shape[-1]]
+            return {"reconstruction": masked_mse(predictions, series.x, series.observed)}
         assert queries.target is not None
         where = queries.valid[..., None]
         if queries.target_mask is not None:
             where = where & queries.target_mask
-        return {"reconstruction": masked_mean((step_output.predictions - queries.target).square(), where)}
+        return {"reconstruction": masked_mse(step_output.predictions, queries.target, where)}

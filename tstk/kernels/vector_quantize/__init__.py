@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, autocast, float32, promote_types
 from torch import bool as boolean
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, mse_loss
 
 from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
 from tstk.kernels.nearest_code import check_shapes, nearest_code, why_triton_unsupported
@@ -100,20 +100,22 @@ def quantize(
         ids, _ = nearest_code(z, codes, backend=backend)
         selected = embedding(ids, codes)
         values = selected.detach().to(z.dtype) + (z - z.detach())
-        x = z.to(promote_types(z.dtype, float32))
+        dtype = promote_types(promote_types(z.dtype, codes.dtype), float32)
+        x, selected = z.to(dtype), selected.to(dtype)
         commitment = codebook = x.new_zeros(())
         if options.commitment:
-            commitment = options.commitment * _average_squares(selected.detach() - x, valid)
+            commitment = options.commitment * _average_squared_errors(x, selected.detach(), valid)
         if options.codebook:
-            codebook = options.codebook * _average_squares(selected - x.detach(), valid)
+            codebook = options.codebook * _average_squared_errors(selected, x.detach(), valid)
         return values, ids, commitment, codebook
 
 
-def _average_squares(errors: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the mean square over valid vectors and channels, 0 if there are none."""
+def _average_squared_errors(x: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean squared error over valid vectors and channels, 0 if there are none."""
     if valid is None:
-        return errors.square().sum() / max(1, errors.numel())
-    return errors.where(valid[..., None], 0).square().sum() / (valid.sum() * errors.shape[-1]).clamp(min=1)
+        return mse_loss(x, targets, reduction="sum") / max(1, x.numel())
+    errors = (x - targets).where(valid[..., None], 0)
+    return errors.square().sum() / (valid.sum() * x.shape[-1]).clamp(min=1)
 
 
 def entropy(probs: Tensor, log_floor: float = 0.0) -> Tensor:
