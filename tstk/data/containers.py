@@ -259,6 +259,15 @@ class Table(ShortRepr):
             if backward.size:
                 raise DataError(f"{self.source}: row {backward[0] + 2} is dated before the row above it; sort the rows")
 
+    def select_rows(self, start: int, stop: int) -> Table:
+        """Return the rows from `start` to before `stop`, with all that belongs to them."""
+        return replace(
+            self,
+            values=self.values[start:stop],
+            times=None if self.times is None else self.times[start:stop],
+            sample_labels=None if self.sample_labels is None else self.sample_labels[start:stop],
+        )
+
 
 def pad_series(series: Sequence[Samples], source: str) -> Samples:
     """Stack series of unequal lengths into one array, padded with NaN at the end.

@@ -247,9 +247,7 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
     tables = {name: table for name, table in splits.items() if isinstance(table, Table)}
     ends, _ = resolve_split_boundaries(tables, config)
     start, stop = (0, ends[0]) if split == "train" else (ends[1], ends[2])
-    times = None if container.times is None else container.times[start:stop]
-    labels = None if container.sample_labels is None else container.sample_labels[start:stop]
-    return replace(container, values=container.values[start:stop], times=times, sample_labels=labels), start
+    return container.select_rows(start, stop), start
 
 
 def _select_columns(table: Table, channels: tuple[str, ...]) -> Table:
