@@ -13,6 +13,7 @@ from tstk.core.prediction import eval_mode
 from tstk.core.rng import SampleRNG
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import WindowDataset
+from tstk.data.regularize import describe_other_step
 from tstk.data.scale import compare_scales
 from tstk.errors import OptionError
 from tstk.evaluation.linear_forecast import fit_linear_map, why_linear_map_too_large
@@ -45,7 +46,7 @@ def init_pipeline_from_data(pipeline: Pipeline, config: Config, data: DataModule
 
 
 def describe_other_sources(config: Config, data: DataModule) -> list[str]:
-    """Return a note for each run that weights come from and whose data had other channels or another scale.
+    """Return a note for each run that weights come from and whose data had other channels, steps or another scale.
 
     Runs of several data sets, whose channels are series of their own, fit all data and are left out.
 
@@ -64,12 +65,14 @@ def describe_other_sources(config: Config, data: DataModule) -> list[str]:
 
 
 def _describe_other_source(run_config: RunConfig, config: Config, data: DataModule) -> str:
-    """Return how channels or scale of data differ from those of a run; an empty string if they do not."""
+    """Return how channels, steps or scale of data differ from those of a run; an empty string if they do not."""
     channels, own = tuple(run_config.channels), data.channels
     if len(channels) != len(own):
         return f"{len(channels)} channels, and here are {len(own)}"
     if channels != own and not any(name.isdecimal() for name in channels + own):  # numbers stand for unknown names
         return f"channels {', '.join(channels)}, and here are {', '.join(own)}"
+    if difference := describe_other_step(data.step, run_config.input_schema.get("step")):
+        return difference
     scaling, own_scaling = (table.options("data")["standardize"] for table in (run_config, config))
     if run_config.origin and scaling != own_scaling:
         return f"its program has --standardize {scaling}, and here is {own_scaling}"
