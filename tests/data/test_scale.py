@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from tstk.cli import cli
 from tstk.config.records import RunConfig
 from tstk.data import DataConfig, load_data, scale
-from tstk.data.scale import compare_scales, describe_far_values, describe_other_scale
+from tstk.data.scale import compare_scales, describe_far_values, describe_other_data, describe_other_scale
 from tstk.errors import DataChangedWarning
+from tstk.evaluation.probe import probe
 from tstk.inference.predict import embed, forecast, predict, score
 
 
@@ -165,4 +166,26 @@ def test_starting_from_a_run_of_other_channels_or_scale_is_noted(trained, tmp_pa
     other, named = train("other.npz"), train("named.npz")
     assert "was trained on other data than other: channel u (and 1 more channels) has mean" in " ".join(other.split())
     assert "was trained on other data than named: channels u, v, and here are w, v" in " ".join(named.split())
+    assert "each is standardized by its own" in " ".join(other.split())
     assert RunConfig.read(tmp_path / "named.npz").init_from
+
+
+def test_a_probe_on_data_of_other_channels_or_scale_is_noted(trained):
+    def find_notes(data):
+        notes = []
+        probe(trained / "run", str(trained / data), param=1.0, print_fn=notes.append)
+        return [note for note in notes if "trained on other data" in note]
+
+    assert find_notes("d.npz") == []
+    assert "channel u (and 1 more channels) has mean" in find_notes("other.npz")[0]
+    assert "both are standardized by those of the run; if the units differ, convert" in find_notes("other.npz")[0]
+    assert find_notes("named.npz")[0].endswith("than named: channels u, v, and here are w, v")
+
+
+def test_starting_from_a_run_of_another_sampling_step_is_noted(trained, tmp_path):
+    data, run_config = load_data(str(trained / "d.npz")), RunConfig.read(trained / "run")
+    data.step = (1e6, "us")
+    assert describe_other_data(run_config, data, "standard", "") == ""  # that of the run is unknown
+    run_config.input_schema["step"] = [2e6, "us"]
+    note = describe_other_data(run_config, data, "standard", "")
+    assert note == "samples are 1 s apart, and 2 s in training"

@@ -9,8 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk.data.data_module import compute_mean_std
+from tstk.config.records import RunConfig
+from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.lazy_array import LazyArray, iter_chunks
+from tstk.data.regularize import describe_other_step
+from tstk.runs.checkpoint import read_weights
 
 FAR = 1e6
 """Distance from the median, in interquartile ranges, from which a value counts as far from all others."""
@@ -101,6 +104,40 @@ def describe_other_scale(
     for chunk in map(torch.as_tensor, iter_chunks(x)):
         is_empty &= chunk.isnan().all(2).all(0)
     return compare_scales(channels, (own_mean, own_std), (mean, std), is_empty, offset)
+
+
+def describe_other_data(run_config: RunConfig, data: DataModule, standardize: str, consequence: str) -> str:
+    """Return how channels, steps or scale of data differ from those of a run; an empty string if they do not.
+
+    A run of several data sets, whose channels are series of their own, fits all data.
+
+    Args:
+        run_config: of the run
+        data: the other data
+        standardize: how they are standardized, see `DataConfig`
+        consequence: of another scale, for the message
+    """
+    channels, own = tuple(run_config.channels), data.channels
+    if run_config.split_channels or data.split_channels:
+        return ""
+    if len(channels) != len(own):
+        return f"{len(channels)} channels, and here are {len(own)}"
+    if channels != own and not any(name.isdecimal() for name in channels + own):  # numbers stand for unknown names
+        return f"channels {', '.join(channels)}, and here are {', '.join(own)}"
+    if difference := describe_other_step(data.step, run_config.input_schema.get("step")):
+        return difference
+    scaling = run_config.options("data")["standardize"]
+    if run_config.origin and scaling != standardize:
+        return f"its program has --standardize {scaling}, and here is {standardize}"
+    if {scaling, standardize} != {"standard"}:
+        return ""
+    state = read_weights(run_config.run_dir)
+    offset, own_offset = (torch.zeros(len(own)) if o is None else torch.tensor(o) for o in (
+        run_config.input_schema.get("offset"), data.offset
+    ))  # fmt: skip
+    here, there = (data.mean + own_offset, data.std), (state["mean"][:, 0] + offset, state["std"][:, 0])
+    difference = compare_scales(own, here, there)
+    return f"{difference} of the run; {consequence}" if difference else ""
 
 
 def compare_scales(
