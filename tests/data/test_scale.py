@@ -93,6 +93,22 @@ def test_means_and_deviations_are_compared_per_channel(x):
     assert describe_other_scale(changed, ["u", "v"], mean, std) == ""
 
 
+def test_few_series_may_be_at_rest(x):
+    mean, std = x.mean((0, 2)), x.std((0, 2), correction=0)
+    assert describe_other_scale(x[:1] * 0.004, ["u", "v"], mean, std) == ""
+    assert "standard deviation 0.000" in describe_other_scale(x[:1] * 0.0005, ["u", "v"], mean, std)
+    assert "standard deviation 0.00" in describe_other_scale(x.repeat(10, 1, 1) * 0.004, ["u", "v"], mean, std)
+    assert describe_other_scale(x[:1] * 20, ["u", "v"], mean, std)
+
+
+@pytest.mark.slow
+def test_no_single_series_of_an_embedded_or_known_set_is_far(archive):
+    for data in (load_data("har-demo"), load_data("NATOPS", DataConfig(data_root=str(archive)))):
+        for i in range(len(data.test)):
+            series = data.test.select(torch.tensor([i])).x
+            assert describe_other_scale(series, data.channels, data.mean, data.std, data.offset) == ""
+
+
 def test_channels_that_are_constant_on_one_side_are_compared_by_their_level():
     here, there = (torch.tensor([5.0]), torch.tensor([1.0])), (torch.tensor([5.0]), torch.tensor([40.0]))
     assert compare_scales(["u"], here, there) == ""

@@ -21,6 +21,12 @@ FAR = 1e6
 MAX_SCALE_RATIO = 8.0
 """Ratio of standard deviations from which two data sets differ: 9.8 is between g and m/s²."""
 
+MAX_SCALE_RATIO_OF_FEW = 1000.0
+"""How many times smaller the standard deviation of few samples must be: those of a person at rest are 260 times."""
+
+FEW_SAMPLES = 10_000
+"""Samples of a channel up to which a set may be of one state, such as rest."""
+
 MAX_SHIFT = 4.0
 """Difference of means, in standard deviations of the training data, from which two data sets differ."""
 
@@ -100,10 +106,11 @@ def describe_other_scale(
         offset: [C] that was subtracted from both; None if none was
     """
     own_mean, own_std = compute_mean_std(x)
+    max_shrinkage = MAX_SCALE_RATIO_OF_FEW if x.shape[0] * x.shape[2] < FEW_SAMPLES else MAX_SCALE_RATIO
     is_empty = torch.ones(len(channels), dtype=torch.bool)
     for chunk in map(torch.as_tensor, iter_chunks(x)):
         is_empty &= chunk.isnan().all(2).all(0)
-    return compare_scales(channels, (own_mean, own_std), (mean, std), is_empty, offset)
+    return compare_scales(channels, (own_mean, own_std), (mean, std), is_empty, offset, max_shrinkage)
 
 
 def describe_other_data(run_config: RunConfig, data: DataModule, standardize: str, consequence: str) -> str:
@@ -146,6 +153,7 @@ def compare_scales(
     there: tuple[Tensor, Tensor],
     is_empty: Tensor | None = None,
     offset: NDArray[np.float64] | None = None,
+    max_shrinkage: float = MAX_SCALE_RATIO,
 ) -> str:
     """Return which channels differ by far in mean or standard deviation; an empty string if none does.
 
@@ -155,11 +163,12 @@ def compare_scales(
         there: those of the training data
         is_empty: [C] bool, channels to leave out
         offset: [C] that was subtracted from both; None if none was
+        max_shrinkage: how many times smaller the standard deviation may be here
     """
     (own_mean, own_std), (mean, std) = here, there
     varies = (own_std != 1) & (std != 1)
     ratio = torch.where(varies, own_std / std, 1.0)
-    differs = (ratio > MAX_SCALE_RATIO) | (ratio < 1 / MAX_SCALE_RATIO) | ((own_mean - mean).abs() > MAX_SHIFT * std)
+    differs = (ratio > MAX_SCALE_RATIO) | (ratio < 1 / max_shrinkage) | ((own_mean - mean).abs() > MAX_SHIFT * std)
     if is_empty is not None:
         differs &= ~is_empty
     if not (found := differs.nonzero().flatten().tolist()):
