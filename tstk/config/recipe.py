@@ -36,7 +36,7 @@ from tstk.config.resolve import (
     get_entry_file,
     parse_overrides,
     resolve_config,
-    select_loss,
+    select_for_task,
 )
 from tstk.config.run_directory import RESULT_FILE, is_unfinished, remove_saved_state
 from tstk.config.toml import read_toml
@@ -264,7 +264,7 @@ def train_unless_done(
 
 def _check_unchanged(run_dir: Path, config: Config) -> None:
     run_config = RunConfig.read(run_dir)
-    select_loss(config, run_config.spec.get("task"))  # as its training did when it had read the data
+    select_for_task(config, run_config.spec.get("task"))  # as its training did when it had read the data
     before = run_config.given
     after = json.loads(json.dumps(config.values))
     for section in before.keys() | after.keys():
