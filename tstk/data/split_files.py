@@ -68,6 +68,11 @@ def split_data(
         if config.length is not None:
             series_sets, tables = _cut_parts(tables, config.length, config.stride), {}
             notes += [part.note for part in series_sets.values()]
+            if "val" not in series_sets:
+                notes.append(
+                    "there is no validation split, so training would validate on neighbours of the series that it is "
+                    "trained on; --val-fraction 0.2 holds out the rows that follow"
+                )
     with atomic_folder(path, replace=force) as folder:
         write_arrays(series_sets, lambda name: atomic_write(folder / name))
         for split, table in tables.items():
