@@ -2,11 +2,12 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
-from tstk.config.recipe import read_recipe, resolve_stages, run_recipe
-from tstk.errors import OptionError
+from tstk.config.recipe import read_recipe, resolve_stages, run_recipe, validate_stages
+from tstk.errors import OptionError, TstkError
 
 TWO = """
 [[stage]]
@@ -157,6 +158,37 @@ def test_a_faulty_recipe_is_refused_with_the_place(tmp_path, text, message):
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(OptionError, match=message):
         read_recipe(str(tmp_path / "r.toml"))
+
+
+FAULTS = {
+    "components that do not fit": ('[stage.head]\nuse = "linear"\n[stage.decoder]\nuse = "cross"', "would have no use"),
+    "an option that does not exist": ('[stage.head]\nuse = "linear"\ndpeth = 3', "has no option 'dpeth'"),
+    "sizes that do not divide": ("[stage.encoder]\nheads = 3", "3"),
+    "a component of the earlier run that it does not have": ('head = "first"', "that run has no head"),
+    "more memory than there is": ("[stage.encoder]\ndim = 1000000", "available"),
+}
+
+
+@pytest.mark.parametrize(("fault", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_of_a_later_stage_is_found_before_the_first_is_trained(recipe, tmp_path, fault, message):
+    from tstk.runs.build import validate_on_meta
+
+    text = Path(recipe).read_text().split("[stage.head]")[0]
+    Path(recipe).write_text(text + fault + "\n")
+    trained = []
+    with pytest.raises(TstkError, match=rf"^stage second: .*{message}") as error:
+        run_recipe(recipe, tmp_path / "out", lambda *args: trained.append(args), validate=validate_on_meta)
+    assert "/tmp/tmp" not in str(error.value)
+    assert not trained
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_shipped_recipe_passes_validation(tmp_path):
+    from tstk.plugins.registry import get_registry
+    from tstk.runs.build import validate_on_meta
+
+    for name in get_registry().list_names("recipe"):
+        validate_stages(read_recipe(name), tmp_path, ("flag", {"data": {"use": "har-demo"}}), {}, validate_on_meta)
 
 
 def test_a_stage_may_name_its_data(tmp_path):

@@ -1,6 +1,7 @@
 """Rows of a series and a time, in .csv and .parquet; what else .parquet files hold."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from tstk.data import DataConfig, load_data
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Table
+from tstk.data.load import load_split, read_splits
 from tstk.data.readers import csv, parquet
 from tstk.data.regularize import check_times
 from tstk.data.times import measure_steps
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataChangedWarning, DataError, OptionError
 
 NAN = np.nan
 LONG = """id,time,u,v,label,subject
@@ -231,3 +233,59 @@ def test_uneven_times_of_a_test_split_that_is_trained_on_are_noted_once(tmp_path
     even = load_data(str(tmp_path / "x_TRAIN.csv"), DataConfig(train_data="test", regularize=True))
     assert even.train.x.shape == even.test.x.shape == (6, 1, 5)
     assert sum("10 missing rows of 5 series are inserted" in note for note in even.notes) == 1
+
+
+def write_steps(steps, unit="", length=6):
+    """Return rows of series, each with a constant step of its own."""
+    rows = ["id,time,u"]
+    for name, step in steps.items():
+        for i in range(length):
+            time = (
+                str(step * i) if not unit else str(np.datetime64("2024-01-01T00:00") + np.timedelta64(step * i, unit))
+            )
+            rows.append(f"{name},{time},{i}")
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("unit", "usual", "other"),
+    [("", "1 apart", "2 apart"), ("m", "1 min apart", "2 min apart"), ("h", "1 h", "2 h apart")],
+)
+def test_series_of_different_constant_steps_are_named_with_the_remedy(tmp_path, unit, usual, other):
+    (tmp_path / "d.csv").write_text(write_steps({"a": 1, "b": 2, "c": 1, "d": 2, "e": 1}, unit))
+    note = read_splits(str(tmp_path / "d.csv"))["train"].note
+    assert f"samples are {usual}" in note
+    assert f"in 3 series, and {other} in b, d, but are used as if all had one step: resample them to one" in note
+    even = read_splits(str(tmp_path / "d.csv"), regularize=True)["train"]
+    assert "as if all had one step" not in even.note
+    assert np.isnan(even.x[1, 0, 1])
+
+
+def test_equal_steps_with_jitter_and_months_are_not_noted(tmp_path):
+    rows = [f"{name},{i * 0.01 * (1 + drift):.5f},{i}" for name, drift in (("a", 0), ("b", 0.02)) for i in range(9)]
+    months = [f"{name},2024-{first + i:02}-01,{i}" for name, first in (("a", 1), ("b", 7)) for i in range(3)]
+    for lines in (rows, months):
+        (tmp_path / "d.csv").write_text("\n".join(["id,time,u", *lines]))
+        assert "as if all had one step" not in read_splits(str(tmp_path / "d.csv"))["train"].note
+
+
+def test_a_test_split_of_another_step_is_named(tmp_path):
+    for split, step in (("TRAIN", 1), ("TEST", 5)):
+        (tmp_path / f"d_{split}.csv").write_text(write_steps({f"{split}-{i}": step for i in range(5)}, "s"))
+    splits = read_splits(str(tmp_path / "d_TRAIN.csv"))
+    assert "and 5 s apart in TEST-0, TEST-1, TEST-2 and 2 more, but are used" in splits["train"].note
+    data = load_data(str(tmp_path / "d_TRAIN.csv"), DataConfig(val_fraction=0.4))
+    assert sum("as if all had one step" in note for note in data.notes) == 1
+    assert data.input_schema()["step"] == [1e6, "us"]
+
+
+def test_data_of_another_step_than_in_training_are_said(tmp_path):
+    for name, step in (("a", 60), ("b", 61), ("c", 3600)):
+        (tmp_path / f"{name}.csv").write_text(write_steps({f"{name}-{i}": step for i in range(5)}, "s"))
+    schema = load_data(str(tmp_path / "a.csv"), DataConfig(val_fraction=0.4)).input_schema()
+    with pytest.warns(DataChangedWarning, match=r"c\.csv: samples are 1 h apart, and 1 min in training; resample"):
+        load_split(str(tmp_path / "c.csv"), input_schema=schema)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataChangedWarning)
+        load_split(str(tmp_path / "b.csv"), input_schema=schema)
+        load_split(str(tmp_path / "c.csv"), input_schema=schema | {"step": None})

@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from tstk.cli import cli
 from tstk.config.records import RunConfig
 from tstk.data import DataConfig, load_data, scale
-from tstk.data.scale import compare_scales, describe_far_values, describe_other_scale
+from tstk.data.scale import compare_scales, describe_far_values, describe_other_data, describe_other_scale
 from tstk.errors import DataChangedWarning
+from tstk.evaluation.probe import probe
 from tstk.inference.predict import embed, forecast, predict, score
 
 
@@ -92,6 +93,22 @@ def test_means_and_deviations_are_compared_per_channel(x):
     assert describe_other_scale(changed, ["u", "v"], mean, std) == ""
 
 
+def test_few_series_may_be_at_rest(x):
+    mean, std = x.mean((0, 2)), x.std((0, 2), correction=0)
+    assert describe_other_scale(x[:1] * 0.004, ["u", "v"], mean, std) == ""
+    assert "standard deviation 0.000" in describe_other_scale(x[:1] * 0.0005, ["u", "v"], mean, std)
+    assert "standard deviation 0.00" in describe_other_scale(x.repeat(10, 1, 1) * 0.004, ["u", "v"], mean, std)
+    assert describe_other_scale(x[:1] * 20, ["u", "v"], mean, std)
+
+
+@pytest.mark.slow
+def test_no_single_series_of_an_embedded_or_known_set_is_far(archive):
+    for data in (load_data("har-demo"), load_data("NATOPS", DataConfig(data_root=str(archive)))):
+        for i in range(len(data.test)):
+            series = data.test.select(torch.tensor([i])).x
+            assert describe_other_scale(series, data.channels, data.mean, data.std, data.offset) == ""
+
+
 def test_channels_that_are_constant_on_one_side_are_compared_by_their_level():
     here, there = (torch.tensor([5.0]), torch.tensor([1.0])), (torch.tensor([5.0]), torch.tensor([40.0]))
     assert compare_scales(["u"], here, there) == ""
@@ -165,4 +182,26 @@ def test_starting_from_a_run_of_other_channels_or_scale_is_noted(trained, tmp_pa
     other, named = train("other.npz"), train("named.npz")
     assert "was trained on other data than other: channel u (and 1 more channels) has mean" in " ".join(other.split())
     assert "was trained on other data than named: channels u, v, and here are w, v" in " ".join(named.split())
+    assert "each is standardized by its own" in " ".join(other.split())
     assert RunConfig.read(tmp_path / "named.npz").init_from
+
+
+def test_a_probe_on_data_of_other_channels_or_scale_is_noted(trained):
+    def find_notes(data):
+        notes = []
+        probe(trained / "run", str(trained / data), param=1.0, print_fn=notes.append)
+        return [note for note in notes if "trained on other data" in note]
+
+    assert find_notes("d.npz") == []
+    assert "channel u (and 1 more channels) has mean" in find_notes("other.npz")[0]
+    assert "both are standardized by those of the run; if the units differ, convert" in find_notes("other.npz")[0]
+    assert find_notes("named.npz")[0].endswith("than named: channels u, v, and here are w, v")
+
+
+def test_starting_from_a_run_of_another_sampling_step_is_noted(trained, tmp_path):
+    data, run_config = load_data(str(trained / "d.npz")), RunConfig.read(trained / "run")
+    data.step = (1e6, "us")
+    assert describe_other_data(run_config, data, "standard", "") == ""  # that of the run is unknown
+    run_config.input_schema["step"] = [2e6, "us"]
+    note = describe_other_data(run_config, data, "standard", "")
+    assert note == "samples are 1 s apart, and 2 s in training"

@@ -9,10 +9,12 @@ import torch
 import tstk
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
-from tstk.data.containers import SeriesSet
+from tstk.data.containers import SeriesSet, Table
+from tstk.data.convert import convert
 from tstk.data.load import load_data, load_split, read_splits
 from tstk.data.readers import npz, wfdb
 from tstk.data.segmentation import cut_recordings
+from tstk.data.split_files import split_data
 from tstk.data.splits import hold_out
 from tstk.data.times import parse_times
 from tstk.errors import DataError, OptionError
@@ -332,3 +334,115 @@ def test_beats_of_a_wfdb_record_reach_halfway_to_their_neighbours(tmp_path):
     assert names.tolist() == ["N"] * 30 + ["V"] * 30 + ["N"] * 40
     with pytest.raises(DataError, match=r"no annotations r\.qrs beside it"):
         wfdb.read(path, ColumnRoles(label="qrs", label_per_sample=True))
+
+
+def collect_records(splits):
+    """Return id -> samples, group and the class of each sample by name, of series of several splits."""
+    return {
+        name: (x.tobytes(), series_set.groups and series_set.groups[i], [*np.array([*series_set.classes, ""])[labels]])
+        for series_set in splits.values()
+        for i, (name, x, labels) in enumerate(
+            zip(series_set.ids, np.asarray(series_set.x), series_set.sample_labels, strict=True)
+        )
+    }
+
+
+def write_source(folder, kind):
+    """Write recordings of equal classes and lengths in one of the formats that hold a class per sample."""
+    if kind == "csv":
+        return str(write_long(folder / "d.csv"))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 2, 30)), rng.integers(3, size=(6, 30))
+    y[1, 4], x[2, :, 25:] = -1, np.nan
+    arrays = {"X": x, "y": y, "classes": np.array(["walk", "sit", "run"]), "ids": np.arange(6), "subject": np.arange(6)}
+    if kind == "npz":
+        return save_arrays(folder / "d.npz", arrays.pop("X"), arrays.pop("y"), **arrays)
+    (folder / "d").mkdir()
+    for name, array in arrays.items():
+        np.save(folder / "d" / f"{name}.npy", array)
+    return str(folder / "d")
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "npy"])
+@pytest.mark.parametrize("out", ["out.npz", "out"])
+def test_a_class_per_sample_survives_a_conversion(tmp_path, kind, out):
+    path, roles = write_source(tmp_path, kind), config().roles
+    convert(path, str(tmp_path / out), config())
+    before, after = read_splits(path, roles=roles), read_splits(str(tmp_path / out), roles=roles)
+    if kind != "csv":  # whose rows are the ids
+        assert collect_records(after) == collect_records(before)
+    assert after["train"].classes == before["train"].classes
+    assert after["train"].sample_labels.tolist() == before["train"].sample_labels.tolist()
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "npy"])
+def test_a_class_per_sample_survives_a_split(tmp_path, kind):
+    path, roles = write_source(tmp_path, kind), config().roles
+    split_data(path, str(tmp_path / "out"), config(test_fraction=0.25))
+    after = read_splits(str(tmp_path / "out"), roles=roles)
+    assert list(after) == ["train", "test"]
+    assert collect_records(after) == collect_records(read_splits(path, roles=roles))
+
+
+def write_labelled_table(path, dates=True):
+    x, labels = make_recording(60, 0)
+    rows = [f"{x[0, t]:.3f},{x[1, t]:.3f},{NAMES[labels[t]] if t != 7 else ''}" for t in range(60)]
+    if dates:
+        rows = [f"2024-01-{1 + t // 24:02}T{t % 24:02}:00,{row}" for t, row in enumerate(rows)]
+    path.write_text("\n".join(["date," * dates + "a,b,activity", *rows]) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("dates", [True, False])
+def test_a_class_per_row_survives_a_split_of_a_table(tmp_path, dates):
+    path, roles = write_labelled_table(tmp_path / "t.csv", dates), config().roles
+    split_data(path, str(tmp_path / "out"), config(test_fraction=0.2))
+    before, after = read_splits(path, roles=roles)["train"], read_splits(str(tmp_path / "out"), roles=roles)
+    parts = [after["train"], after["test"]]
+    assert all(isinstance(part, Table) for part in parts)
+    names = [name for part in parts for name in np.array([*part.classes, ""])[part.sample_labels]]
+    assert names == [*np.array([*before.classes, ""])[before.sample_labels]]
+    assert np.concatenate([part.values for part in parts]).tobytes() == before.values.tobytes()
+    assert all((part.times is not None) == dates for part in parts)
+
+
+def test_a_labelled_table_is_cut_with_its_classes(tmp_path):
+    path, roles = write_labelled_table(tmp_path / "t.csv"), config().roles
+    labels = read_splits(path, roles=roles)["train"].sample_labels
+    split_data(path, str(tmp_path / "split"), config(test_fraction=0.2, length=10))
+    convert(path, str(tmp_path / "converted"), config(length=10))
+    expected = np.array([*NAMES, ""])[labels]
+    for folder in ("split", "converted"):
+        names = np.full(60, "-", "<U4")
+        for part in read_splits(str(tmp_path / folder), roles=roles).values():
+            for start, x, row in zip(map(int, part.ids), part.x, part.sample_labels, strict=True):
+                size = int((~np.isnan(x)).any(0).sum())
+                names[start : start + size] = np.array([*part.classes, ""])[row[:size]]
+                assert (row[size:] == -1).all()
+        assert names.tolist() == expected.tolist()
+
+
+def test_splits_with_different_classes_are_written_with_one_list(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(2, 1, 6)), np.arange(6) % 2
+    for split, names in (("train", "ba"), ("test", "bc")):
+        np.savez(tmp_path / f"d_{split}.npz", X=x, y=np.tile(np.array([*names])[y], (2, 1)))
+    convert(str(tmp_path / "d_train.npz"), str(tmp_path / "out.npz"), config())
+    for split, names in (("train", "ba"), ("test", "bc")):
+        part = read_splits(str(tmp_path / "out.npz"), roles=config().roles)[split]
+        assert [*np.array(part.classes)[part.sample_labels[0]]] == [names[i] for i in y]
+
+
+def test_files_keep_all_targets_so_other_tasks_are_refused(tmp_path):
+    path = write_source(tmp_path, "npz")
+    for write in (convert, split_data):
+        with pytest.raises(OptionError, match=r"--task regression has no meaning .*--task segmentation keeps a class"):
+            write(path, str(tmp_path / "out"), DataConfig(task="regression"))
+        with pytest.raises(DataError, match=r"--task segmentation takes a class per sample$"):
+            write(path, str(tmp_path / "out"), DataConfig(test_fraction=0.5) if write is split_data else DataConfig())
+
+
+def test_a_channel_with_the_name_of_the_written_classes_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("time,label,state\n" + "".join(f"{t},{t / 3:.2f},{'ab'[t % 2]}\n" for t in range(20)))
+    with pytest.raises(DataError, match=r"a channel is called 'label', .*rename it, or give --length"):
+        split_data(str(path), str(tmp_path / "out"), config(test_fraction=0.5, label_column="state"))

@@ -166,6 +166,13 @@ def test_splits_are_replaced_only_on_request_and_other_files_never(people, tmp_p
     assert sorted(tmp_path.iterdir()) == [out, tmp_path / "people.npz"]
 
 
+@pytest.mark.parametrize("val_fraction", [None, 0.2])
+def test_a_cut_table_without_a_validation_split_is_noted_as_its_series_are_neighbours(table, tmp_path, val_fraction):
+    config = DataConfig(test_fraction=0.25, length=5, val_fraction=val_fraction)
+    _, notes = split_data(table(60)[0], str(tmp_path / "out"), config)
+    assert any("validate on neighbours of the series that it is" in note for note in notes) == (val_fraction is None)
+
+
 def test_the_file_that_is_divided_is_never_replaced(table, tmp_path):
     (tmp_path / "d").mkdir()
     path = tmp_path / "d" / "train.csv"

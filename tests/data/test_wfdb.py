@@ -210,3 +210,13 @@ def test_an_excerpt_outside_the_record_is_refused(tmp_path, options):
     path = write_record(tmp_path, np.arange(200).reshape(100, 2), 16)
     with pytest.raises(OptionError, match=r"--reader.start .*r.hea has 100 samples, 0.277778 s"):
         wfdb.read(path, **options)
+
+
+def test_records_of_different_sampling_rates_are_named(tmp_path):
+    for i, rate in enumerate((360, 360, 128)):
+        folder = tmp_path / "ab"[i % 2]
+        folder.mkdir(exist_ok=True)
+        path = write_record(folder, np.arange(20).reshape(10, 2) + i, 16, name=f"r{i}")
+        path.write_text(path.read_text().replace(" 360 ", f" {rate} "))
+    note = load_data(str(tmp_path), DataConfig(val_fraction=0.0)).notes[0]
+    assert "samples are 2.77778 ms apart in 2 series, and 7.8125 ms apart in a/r2.hea, but are used" in note

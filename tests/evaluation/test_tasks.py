@@ -285,6 +285,37 @@ def test_the_targets_of_the_data_select_the_loss_and_a_line_says_so(files, slots
     assert any("are taken as several labels; --task regression" in line for line in caplog.messages)
 
 
+@pytest.fixture
+def table(tmp_path):
+    """Write a table that is long enough for the default context and horizon."""
+    rows = [f"{np.datetime64('2024-01-01T00:00') + 60 * t},{np.sin(t / 4):.3f}" for t in range(1200)]
+    (tmp_path / "table.csv").write_text("\n".join(["date,u", *rows]))
+    return str(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("slots", [{}, {"data__context": 32}, {"head__dropout": 0.5}])
+def test_the_targets_of_the_data_select_the_head_and_a_line_says_so(table, slots, caplog):
+    with caplog.at_level("INFO"):
+        pipeline = tstk.build(data=table, **slots)
+    assert (pipeline.head.display_name(), pipeline.loss.display_name()) == ("head 'forecast'", "loss 'forecast'")
+    for slot in ("head", "loss"):
+        line = f"--{slot} forecast, as these data are for forecasting; --{slot} selects another"
+        assert line in caplog.messages
+
+
+def test_a_head_that_was_selected_stays(table, files):
+    with pytest.raises(IncompatibleError, match="head 'linear' is for classes, several labels and numbers, and these"):
+        tstk.build(data=table, head="linear")
+    with pytest.raises(IncompatibleError, match="loss 'cross-entropy' is for classes"):
+        tstk.build(data=table, loss="cross-entropy")
+    assert tstk.build(data=str(files / "numbers.npz")).head.display_name() == "head 'linear'"
+
+
+def test_an_option_that_the_head_of_the_task_lacks_is_named(table):
+    with pytest.raises(OptionError, match="loss 'forecast' has no option 'balanced'"):
+        tstk.build(data=table, loss__balanced=True)
+
+
 @pytest.mark.parametrize(
     ("task", "loss"), [(None, "binary-cross-entropy"), ("regression", "mse"), ("multilabel", "binary-cross-entropy")]
 )

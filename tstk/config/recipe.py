@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tstk.config.records import RunConfig, RunResult
@@ -35,11 +36,11 @@ from tstk.config.resolve import (
     get_entry_file,
     parse_overrides,
     resolve_config,
-    select_loss,
+    select_for_task,
 )
 from tstk.config.run_directory import RESULT_FILE, is_unfinished, remove_saved_state
 from tstk.config.toml import read_toml
-from tstk.errors import OptionError, did_you_mean
+from tstk.errors import OptionError, TstkError, did_you_mean
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.registry import get_registry
 
@@ -132,14 +133,7 @@ def resolve_stages(
         out: folder of the recipe's run directories
         overrides: a layer for every stage, such as the data and the seed
         stage_overrides: stage -> options for it alone, as `tstk.fit` takes them
-
-    Raises:
-        OptionError: `stage_overrides` names an unknown stage
     """
-    names = [s.name for s in stages]
-    for name in stage_overrides:
-        if name not in names:
-            raise OptionError(f"no stage is called {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}.")
     for stage in stages:
         layers: list[Layer] = []
         if stage.config:
@@ -152,11 +146,62 @@ def resolve_stages(
         yield resolve_config(*layers)
 
 
+def validate_stages(
+    stages: list[Stage],
+    out: Path,
+    overrides: Layer,
+    stage_overrides: Mapping[str, Mapping[str, Any]],
+    validate: Callable[[Config], None],
+) -> None:
+    """Resolve and validate the config of every stage, before any of them is trained.
+
+    A run that a stage starts from is stood in for by a directory that holds the config of its stage alone.
+
+    Args:
+        stages: from `read_recipe`
+        out: see `resolve_stages`
+        overrides: likewise
+        stage_overrides: likewise
+        validate: raises an error if no pipeline can be built from a config
+
+    Raises:
+        OptionError: `stage_overrides` names an unknown stage
+        TstkError: that of the first stage which is at fault, with its name
+    """
+    names = [s.name for s in stages]
+    for name in stage_overrides:
+        if name not in names:
+            raise OptionError(f"no stage is called {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}.")
+    with TemporaryDirectory() as folder:
+        configs = resolve_stages(stages, Path(folder), overrides, stage_overrides)
+        for stage in stages:
+            try:
+                validate(config := next(configs))
+            except TstkError as e:
+                raise type(e)(f"stage {stage.name}: {e}".replace(folder, str(out))) from None
+            run_dir = Path(folder, stage.name)
+            run_dir.mkdir()
+            RunConfig(
+                run_dir=run_dir,
+                interface_version=0,
+                values=config.values,
+                given=config.values,
+                sources=config.sources,
+                init_from={},
+                spec={},
+                input_schema={},
+                versions={},
+                hardware={},
+                command="",
+            ).write()
+
+
 def run_recipe(
     name: str,
     out: str | Path,
     train: Callable[[Config, Path, str], RunResult],
     *,
+    validate: Callable[[Config], None] = lambda config: None,
     overrides: Layer = ("flag", {}),
     stage_overrides: Mapping[str, Mapping[str, Any]] | None = None,
     log: Callable[[str], None] = lambda line: None,
@@ -167,6 +212,7 @@ def run_recipe(
         name: of the recipe, or its path
         out: folder of the run directories
         train: (config, run directory, stage name) -> result; must resume if a run in the directory is unfinished
+        validate: see `validate_stages`
         overrides: see `resolve_stages`
         stage_overrides: see `resolve_stages`
         log: receives lines for the user
@@ -176,8 +222,10 @@ def run_recipe(
 
     Raises:
         OptionError: a stage was run with other options before
+        TstkError: a stage cannot be trained, see `validate_stages`
     """
     stages, folder = read_recipe(name), Path(out)
+    validate_stages(stages, folder, overrides, stage_overrides or {}, validate)
     resolved = zip(stages, resolve_stages(stages, folder, overrides, stage_overrides or {}), strict=True)
     return {
         stage.name: train_unless_done(config, folder / stage.name, train, stage.name, log) for stage, config in resolved
@@ -216,7 +264,7 @@ def train_unless_done(
 
 def _check_unchanged(run_dir: Path, config: Config) -> None:
     run_config = RunConfig.read(run_dir)
-    select_loss(config, run_config.spec.get("task"))  # as its training did when it had read the data
+    select_for_task(config, run_config.spec.get("task"))  # as its training did when it had read the data
     before = run_config.given
     after = json.loads(json.dumps(config.values))
     for section in before.keys() | after.keys():

@@ -397,35 +397,40 @@ def _choose_loss(loss: str, task: str) -> str:
     return loss if is_served else str(attrs["default_loss"])
 
 
-def select_loss(config: Config, task: str | None) -> list[str]:
-    """Give a config the default loss of the task that the data turned out to have, if no layer selects a loss.
+def select_for_task(config: Config, task: str | None) -> list[str]:
+    """Give a config the default head and loss of the task that the data turned out to have, where no layer selects one.
 
-    Losses without types of targets, such as those of pretraining, stay, and so does one that the user selected.
+    Those that serve the task stay, as do losses without types of targets, such as those of pretraining.
 
     Args:
-        config: resolved before the data were read; its table `loss` is replaced
+        config: resolved before the data were read; its tables `head` and `loss` are replaced
         task: of the data; None if they have no targets
 
     Returns:
-        a line for the user if the loss was replaced
+        a line for the user for each that was replaced
 
     Raises:
-        OptionError: the loss of the task has no such option as one that was set
+        OptionError: the head or loss of the task has no such option as one that was set
     """
-    loss = str(config.component("loss"))
-    is_inferred = config.sources.get("loss.use") == "default" and _get_class_attrs("loss", loss)["target_types"]
-    if task is None or not is_inferred or (name := _choose_loss(loss, task)) == loss:
+    if task is None:
         return []
-    set_options = [
-        (source, {option: value})
-        for option, value in config.options("loss").items()
-        if (source := config.sources[f"loss.{option}"]) != "default"
-    ]
-    faults: list[str] = []
-    config.values["loss"] = _resolve_component("loss", [("data", {"use": name}), *set_options], "loss", config, faults)
+    attrs = read_signature(get_registry().find("task", task).target).class_attrs
+    notes, faults = [], list[str]()
+    for slot in [slot for slot in ("head", "loss") if slot in config.values]:
+        types = _get_class_attrs(slot, str(config.component(slot)))["target_types"]
+        if config.sources.get(f"{slot}.use") != "default" or not types or attrs["target_type"] in types:
+            continue
+        name = attrs.get(f"default_{slot}", config.component(slot))
+        set_options = [
+            (source, {option: value})
+            for option, value in config.options(slot).items()
+            if (source := config.sources[f"{slot}.{option}"]) != "default"
+        ]
+        config.values[slot] = _resolve_component(slot, [("data", {"use": name}), *set_options], slot, config, faults)
+        notes.append(f"--{slot} {name}, as these data are for {task}; --{slot} selects another")
     if faults:
         raise OptionError("\n".join(faults))
-    return [f"--loss {name}, as these data are for {task}; --loss selects another"]
+    return notes
 
 
 def _infer_task(layers: Sequence[tuple[str, dict[str, Table]]]) -> str | None:

@@ -187,9 +187,7 @@ def _read_labels_and_targets(
     if targets is None and _is_multi_hot(array):
         targets, target_names = _to_targets(arrays, [name], num_series)
         has_one_per_sample = array.shape[1] == shape[2]
-        remedy = (
-            "; --task segmentation takes them as the class of each sample, in training" if has_one_per_sample else ""
-        )
+        remedy = "; --task segmentation takes them as the class of each sample" if has_one_per_sample else ""
         arrays.notes.append(f"{plain_name} holds 0 or 1 for each of {array.shape[1]} labels{remedy}")
         return None, targets, classes if len(classes) == array.shape[1] else target_names
     if targets is None and arrays.roles.label is None and not classes and _has_fractions(array):
@@ -455,7 +453,7 @@ def _to_labels(arrays: NamedArrays, name: str, array: Array, classes: tuple[str,
     """
     source, plain_name = arrays.source, _remove_suffix(name, arrays)
     hint = f"; --target-columns {plain_name} makes them targets to predict" if array.dtype.kind in "fiub" else ""
-    remedy = f"{hint}; --task segmentation takes a class per sample, in training"
+    remedy = f"{hint}; --task segmentation takes a class per sample"
     _check_one_per_series(array, "labels", num_series, source, remedy if array.ndim == 2 else "")
     labels = to_names(array.astype(np.uint8) if classes and array.dtype.kind == "b" else array, "labels", source)
     distinct = set(labels)

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from tstk.config.resolve import Config
 
 CONVERT_OPTIONS = (
-    *("data_root", "label_column", "target_columns", "group_column", "id_column", "time_column"),
+    *("data_root", "task", "label_column", "target_columns", "group_column", "id_column", "time_column"),
     *("channel_columns", "drop_columns", "reader", "length", "stride", "regularize"),
 )
 """The options that apply to a conversion."""
 
 SPLIT_OPTIONS = (
-    *("data_root", "label_column", "target_columns", "group_column", "id_column", "time_column", "channel_columns"),
-    *("drop_columns", "reader", "test_fraction", "val_fraction", "split_seed", "length", "stride", "regularize"),
+    *("data_root", "task", "label_column", "target_columns", "group_column", "id_column", "time_column"),
+    *("channel_columns", "drop_columns", "reader", "test_fraction", "val_fraction", "split_seed", "length", "stride"),
+    "regularize",
 )
 """The options that apply to writing splits as files."""
 
@@ -185,3 +186,11 @@ class DataConfig:
     def reject_except(self, reason: str, *names: str) -> None:
         """Refuse all options but those of these names, as `reject` does."""
         self.reject(reason, *(item.name for item in fields(self) if item.name not in names))
+
+    def reject_for_writing(self, reason: str, *names: str) -> None:
+        """Refuse options without effect on files of data: all but `names`, and tasks without a class per sample."""
+        self.reject_except(reason, *names)
+        if self.has_class_per_sample:
+            self.reject("with a class per sample, as series have no other targets", "target_columns")
+        else:
+            self.reject(f"{reason}, which keeps all targets; --task segmentation keeps a class per sample", "task")

@@ -56,6 +56,7 @@ class SeriesSet(ShortRepr):
         rows: [N] int64, the place of each series in its file, from 0; of a window of a table, the row at which it
             begins. In order if None
         times: of the samples of each series, if the file has them
+        sampling_rates: N rates in Hz, if the files have them and no times
 
     Raises:
         DataError: the shapes disagree, there is no series, or a series is entirely missing, infinite or without a label
@@ -75,6 +76,7 @@ class SeriesSet(ShortRepr):
     sample_labels: NDArray[np.int32] | None = None
     recordings: NDArray[np.int64] | None = None
     times: list[Times] | None = None
+    sampling_rates: list[float] | None = None
 
     def __post_init__(self) -> None:
         source, shape = self.source, self.x.shape
@@ -160,7 +162,7 @@ class SeriesSet(ShortRepr):
             for channel, is_observed, samples in zip(series, observed, resized_series, strict=True):
                 if is_observed.any():
                     samples[:] = np.interp(positions, np.flatnonzero(is_observed), channel[is_observed])
-        return replace(self, x=resized, sample_labels=labels, times=None)
+        return replace(self, x=resized, sample_labels=labels, times=None, sampling_rates=None)
 
     def select(self, index: NDArray[np.int64]) -> SeriesSet:
         """Return the series at `index` [M], with all that belongs to them."""
@@ -170,7 +172,7 @@ class SeriesSet(ShortRepr):
         subset.sample_labels = None if self.sample_labels is None else self.sample_labels[index]
         subset.recordings = None if self.recordings is None else self.recordings[index]
         subset.rows = index if self.rows is None else self.rows[index]
-        for name in ("y", "groups", "ids", "times"):
+        for name in ("y", "groups", "ids", "times", "sampling_rates"):
             values = getattr(self, name)
             setattr(subset, name, None if values is None else [values[i] for i in index.tolist()])
         return subset
@@ -224,6 +226,7 @@ class Table(ShortRepr):
         note: one sentence on how the file was read, or empty
         sample_labels: [T] int32, index into `classes` of each row, -1 where unknown; None if rows have no labels
         classes: names of these classes
+        sampling_rate: in Hz, if the file has it and no times
 
     Raises:
         DataError: there are no rows, a column is empty, a value is infinite, or the times run backwards
@@ -236,6 +239,7 @@ class Table(ShortRepr):
     note: str = ""
     sample_labels: NDArray[np.int32] | None = None
     classes: tuple[str, ...] = ()
+    sampling_rate: float | None = None
 
     def __post_init__(self) -> None:
         if 0 in self.values.shape:
@@ -258,6 +262,15 @@ class Table(ShortRepr):
             backward = np.flatnonzero(self.times.values[1:] < self.times.values[:-1])
             if backward.size:
                 raise DataError(f"{self.source}: row {backward[0] + 2} is dated before the row above it; sort the rows")
+
+    def select_rows(self, start: int, stop: int) -> Table:
+        """Return the rows from `start` to before `stop`, with all that belongs to them."""
+        return replace(
+            self,
+            values=self.values[start:stop],
+            times=None if self.times is None else self.times[start:stop],
+            sample_labels=None if self.sample_labels is None else self.sample_labels[start:stop],
+        )
 
 
 def pad_series(series: Sequence[Samples], source: str) -> Samples:

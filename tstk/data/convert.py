@@ -18,6 +18,7 @@ from tstk.data.containers import SeriesSet, Table
 from tstk.data.download import ProgressCallback
 from tstk.data.lazy_array import iter_chunks
 from tstk.data.load import read_splits
+from tstk.data.segmentation import recode_labels
 from tstk.data.windowing import cut_tables
 from tstk.errors import DataError, OptionError
 from tstk.files import atomic_folder, atomic_write, check_new_file, check_new_folder
@@ -33,8 +34,9 @@ def convert(
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Write the splits of a data set as arrays X_train, y_train, ... that `load_data` reads again.
 
-    Values are not scaled; they are float32, or float64 where float32 cannot tell samples apart. A table
-    is split in time first; other data keep the splits of their files.
+    With a task that has a class per sample, y [N, T] holds the class of each, and recordings keep their length. Values
+    are not scaled; they are float32, or float64 where float32 cannot tell samples apart. A table is split in time
+    first; other data keep the splits of their files.
 
     Args:
         name_or_path: a name, file or folder, as for `load_data`
@@ -59,7 +61,7 @@ def convert(
         check_new_file(path, force)
     else:
         check_new_folder(path)
-    config.reject_except("for a conversion", *CONVERT_OPTIONS)
+    config.reject_for_writing("for a conversion", *CONVERT_OPTIONS)
     splits = read_splits(name_or_path, config.data_root, config.roles, regularize=config.regularize)
     series_sets = _to_series_sets(name_or_path, splits, config)
     if path.suffix:
@@ -108,17 +110,21 @@ def write_arrays(
 ) -> None:
     """Write series as arrays X_train, y_train, groups_train, ids_train, ..., channels and classes.
 
+    A class per sample is an index into the classes, -1 where unknown.
+
     Args:
         series_sets: split -> its series
         open_file: opens a file of this name to write
         on_progress: called with the number of series written and their total number
     """
     arrays: dict[str, NDArray[Any]] = {}
+    classes = tuple(dict.fromkeys(name for series_set in series_sets.values() for name in series_set.classes))
     for split, series_set in series_sets.items():
+        labels = series_set.sample_labels
         metadata = {
             "channels": series_set.channels or _number_channels(series_set),
-            "classes": series_set.classes,
-            f"y_{split}": series_set.y,
+            "classes": classes,
+            f"y_{split}": series_set.y if labels is None else recode_labels(labels, series_set.classes, classes),
             f"groups_{split}": series_set.groups,
             f"ids_{split}": series_set.ids,
             "target_names": series_set.target_names,

@@ -16,6 +16,7 @@ from tstk.core.types import Spec, Split
 from tstk.data.datasets import GeneratedDataset, RepeatDataset, SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.targets import describe_targets
+from tstk.data.times import Step
 
 
 @dataclass(repr=False)
@@ -42,6 +43,7 @@ class DataModule(ShortRepr):
         cut_length: rows of the series that a table was cut into, before they were resampled; or None
         target_names: names of the numbers to predict
         label_separator: what was between the labels of a cell, or None
+        step: time from one sample to the next, if the files say it: in microseconds, or in the numbers of the file
     """
 
     name: str
@@ -63,6 +65,7 @@ class DataModule(ShortRepr):
     target_names: tuple[str, ...] = ()
     label_separator: str | None = None
     cut_length: int | None = None
+    step: Step | None = None
 
     @property
     def task(self) -> str | None:
@@ -99,6 +102,7 @@ class DataModule(ShortRepr):
             "cut_length": self.cut_length,
             "split_channels": self.split_channels,
             "offset": None if self.offset is None else self.offset.tolist(),
+            "step": None if self.step is None else list(self.step),
         }
 
     def describe(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tstk.data.catalog import SYNTHETIC, DatasetFiles, locate, read_file, split_names
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
-from tstk.errors import DataError, DataNoteWarning, OptionError, warn_user
+from tstk.errors import DataChangedWarning, DataError, DataNoteWarning, OptionError, warn_user
 from tstk.files import check_readable
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     """Split and prepare what was read."""
     from tstk.data.concat import concat
     from tstk.data.prepare import prepare_forecasting, prepare_series
-    from tstk.data.regularize import check_times
+    from tstk.data.regularize import check_split_times, find_median_step
     from tstk.data.windowing import cut_tables
 
-    splits = {split: check_times(data, config.regularize) for split, data in splits.items()}
+    splits = check_split_times(splits, config.regularize)
+    step = None if config.resize else find_median_step(splits["train"])  # resampled series have different steps
     tables, series_sets = _separate_kinds(name, splits)
     if config.split_channels:
         config.reject("with --split-channels, which makes each channel a series without labels", "task")
@@ -85,7 +86,7 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     if tables and config.length is None:
         series_options = ("label_separator", "resize", "conditioning", "split_channels", "label_fraction", "split_seed")
         config.reject(f"here: {name} is a table", *series_options)
-        return prepare_forecasting(name, tables, config)
+        return replace(prepare_forecasting(name, tables, config), step=step)
     if tables:
         reason = f"here: {name} is a table cut by --length"
         # resampled windows would not follow each other, so their predictions would have no place in the table
@@ -106,7 +107,7 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
         config.reject(f"here: {name} is a set of series", "context", "horizon", *stride)
         cut_length = None
     data_module = prepare_series(name, series_sets, config)
-    data_module.cut_length = cut_length
+    data_module.cut_length, data_module.step = cut_length, step
     return concat([data_module]) if config.split_channels else data_module
 
 
@@ -191,7 +192,7 @@ def read_for_model(
         DataError: the data cannot be read, or do not match the input schema
     """
     from tstk.data.containers import SeriesSet
-    from tstk.data.regularize import check_times
+    from tstk.data.regularize import check_split_times
     from tstk.data.segmentation import cut_recordings, table_to_series
     from tstk.data.targets import match_targets
     from tstk.data.windowing import extract_windows
@@ -202,7 +203,8 @@ def read_for_model(
         data = _read_split(data_source, "test", data_root, roles)
     else:
         data = next(iter(_read_data_frame(data_source, roles).values()))
-    data = check_times(data, regularize)
+    data = check_split_times({"": data}, regularize)[""]
+    warn_of_other_step(data, input_schema)
     is_recording = not isinstance(data, SeriesSet) and input_schema["task"] is not None and roles.label_per_sample
     if not isinstance(data, SeriesSet):
         if input_schema["task"] is None:
@@ -218,6 +220,14 @@ def read_for_model(
     if data.note:
         warn_user(data.note, DataNoteWarning)
     return data
+
+
+def warn_of_other_step(data: SeriesSet | Table, input_schema: dict[str, Any]) -> None:
+    """Warn if samples follow each other at another step than in training."""
+    from tstk.data.regularize import describe_other_step, find_median_step
+
+    if note := describe_other_step(find_median_step(data), input_schema.get("step")):
+        warn_user(f"{data.source}: {note}; resample the data to the step of the training data", DataChangedWarning)
 
 
 def read_splits(
@@ -238,10 +248,10 @@ def read_splits(
     Returns:
         split ("train", "val", "test") -> its data
     """
-    from tstk.data.regularize import check_times
+    from tstk.data.regularize import check_split_times
 
     splits = _read_files(locate(name_or_path, data_root), roles)
-    return {split: check_times(data, regularize) for split, data in splits.items()}
+    return check_split_times(splits, regularize)
 
 
 def read_run_splits(name_or_path: str, config: DataConfig) -> dict[str, SeriesSet | Table]:
@@ -252,11 +262,11 @@ def read_run_splits(name_or_path: str, config: DataConfig) -> dict[str, SeriesSe
         config: the options of the training
     """
     from tstk.data.prepare import split_series
-    from tstk.data.regularize import check_times
+    from tstk.data.regularize import check_split_times
 
     splits = _read_files(locate(name_or_path, config.data_root), config.roles)
     splits = _override_splits(name_or_path, splits, config)
-    splits = {split: check_times(data, config.regularize) for split, data in splits.items()}
+    splits = check_split_times(splits, config.regularize)
     tables, series_sets = _separate_kinds(name_or_path, splits)
     if tables:
         return dict(tables)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.memory import require_memory
-from tstk.data.times import Step, Times, find_step, format_step, infer_step, insert_times, measure_steps
+from tstk.data.times import (
+    Step,
+    Times,
+    find_step,
+    format_step,
+    infer_step,
+    insert_times,
+    is_same_step,
+    measure_median_step,
+    measure_steps,
+)
 from tstk.errors import DataError, OptionError
 
 
@@ -33,6 +45,69 @@ def check_times(data: SeriesSet | Table, regularize: bool) -> SeriesSet | Table:
     notes = [note for note in notes if note not in data.note]  # one set may be several splits
     data.note = "; ".join(filter(None, (data.note, *notes)))
     return data
+
+
+def check_split_times(splits: Mapping[str, SeriesSet | Table], regularize: bool) -> dict[str, SeriesSet | Table]:
+    """Check the times of each split, see `check_times`, and note in the first whether steps of series differ."""
+    checked = {split: check_times(data, regularize) for split, data in splits.items()}
+    if note := _describe_different_steps(checked.values()):
+        first = next(iter(checked.values()))
+        first.note = "; ".join(filter(None, (first.note, note)))
+    return checked
+
+
+def get_steps(data: SeriesSet | Table) -> list[Step | None]:
+    """Return the step of each series, or of the table; None where it is unknown, or not constant."""
+    times: Sequence[Times]
+    rates: Sequence[float] | None
+    if isinstance(data, SeriesSet):
+        times, rates = data.times or (), data.sampling_rates
+    else:
+        times = () if data.times is None else (data.times,)
+        rates = None if data.sampling_rate is None else [data.sampling_rate]
+    return [(1e6 / rate, "us") for rate in rates] if rates else [measure_median_step(t) for t in times]
+
+
+def find_median_step(data: SeriesSet | Table) -> Step | None:
+    """Return the median of the steps of series, or the step of a table; None if it is unknown."""
+    steps = sorted(step for step in get_steps(data) if step is not None)
+    return steps[len(steps) // 2] if steps else None
+
+
+def describe_other_step(step: Step | None, trained_step: Sequence[Any] | None) -> str:
+    """Return that the step of data is another one than in training; an empty text if it is not, or one is unknown."""
+    if step is None or trained_step is None or is_same_step(step, (trained := (trained_step[0], trained_step[1]))):
+        return ""
+    return f"samples are {format_step(step)} apart, and {format_step(trained)} in training"
+
+
+def _describe_different_steps(parts: Iterable[SeriesSet | Table]) -> str:
+    """Return a sentence on the series whose steps differ from the most frequent one; an empty text if none do."""
+    groups: list[tuple[Step, list[str]]] = []
+    for data in parts:
+        for i, step in enumerate(get_steps(data)):
+            if step is None:
+                continue
+            name = data.source if isinstance(data, Table) else data.ids[i] if data.ids else data.name_series(i)
+            for first, names in groups:
+                if is_same_step(first, step):
+                    names.append(name)
+                    break
+            else:
+                groups.append((step, [name]))
+    if len(groups) < 2:
+        return ""
+    groups.sort(key=lambda group: -len(group[1]))
+    (usual, names), others = groups[0], groups[1:]
+    listed = [
+        f"{format_step(step)} apart in {', '.join(names[:3])}" + f" and {len(names) - 3:,} more" * (len(names) > 3)
+        for step, names in others[:3]
+    ]
+    more = f", and {len(others) - 3:,} other steps" if len(others) > 3 else ""
+    return (
+        f"samples are {format_step(usual)} apart in {len(names):,} series, and {', '.join(listed)}{more}, but are used "
+        "as if all had one step: resample them to one; --regularize inserts missing samples where a step is a multiple"
+    )
 
 
 def describe_uneven_series(series_set: SeriesSet) -> list[str]:

@@ -9,14 +9,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk.data.data_module import compute_mean_std
+from tstk.config.records import RunConfig
+from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.lazy_array import LazyArray, iter_chunks
+from tstk.data.regularize import describe_other_step
+from tstk.runs.checkpoint import read_weights
 
 FAR = 1e6
 """Distance from the median, in interquartile ranges, from which a value counts as far from all others."""
 
 MAX_SCALE_RATIO = 8.0
 """Ratio of standard deviations from which two data sets differ: 9.8 is between g and m/s²."""
+
+MAX_SCALE_RATIO_OF_FEW = 1000.0
+"""How many times smaller the standard deviation of few samples must be: those of a person at rest are 260 times."""
+
+FEW_SAMPLES = 10_000
+"""Samples of a channel up to which a set may be of one state, such as rest."""
 
 MAX_SHIFT = 4.0
 """Difference of means, in standard deviations of the training data, from which two data sets differ."""
@@ -97,10 +106,45 @@ def describe_other_scale(
         offset: [C] that was subtracted from both; None if none was
     """
     own_mean, own_std = compute_mean_std(x)
+    max_shrinkage = MAX_SCALE_RATIO_OF_FEW if x.shape[0] * x.shape[2] < FEW_SAMPLES else MAX_SCALE_RATIO
     is_empty = torch.ones(len(channels), dtype=torch.bool)
     for chunk in map(torch.as_tensor, iter_chunks(x)):
         is_empty &= chunk.isnan().all(2).all(0)
-    return compare_scales(channels, (own_mean, own_std), (mean, std), is_empty, offset)
+    return compare_scales(channels, (own_mean, own_std), (mean, std), is_empty, offset, max_shrinkage)
+
+
+def describe_other_data(run_config: RunConfig, data: DataModule, standardize: str, consequence: str) -> str:
+    """Return how channels, steps or scale of data differ from those of a run; an empty string if they do not.
+
+    A run of several data sets, whose channels are series of their own, fits all data.
+
+    Args:
+        run_config: of the run
+        data: the other data
+        standardize: how they are standardized, see `DataConfig`
+        consequence: of another scale, for the message
+    """
+    channels, own = tuple(run_config.channels), data.channels
+    if run_config.split_channels or data.split_channels:
+        return ""
+    if len(channels) != len(own):
+        return f"{len(channels)} channels, and here are {len(own)}"
+    if channels != own and not any(name.isdecimal() for name in channels + own):  # numbers stand for unknown names
+        return f"channels {', '.join(channels)}, and here are {', '.join(own)}"
+    if difference := describe_other_step(data.step, run_config.input_schema.get("step")):
+        return difference
+    scaling = run_config.options("data")["standardize"]
+    if run_config.origin and scaling != standardize:
+        return f"its program has --standardize {scaling}, and here is {standardize}"
+    if {scaling, standardize} != {"standard"}:
+        return ""
+    state = read_weights(run_config.run_dir)
+    offset, own_offset = (torch.zeros(len(own)) if o is None else torch.tensor(o) for o in (
+        run_config.input_schema.get("offset"), data.offset
+    ))  # fmt: skip
+    here, there = (data.mean + own_offset, data.std), (state["mean"][:, 0] + offset, state["std"][:, 0])
+    difference = compare_scales(own, here, there)
+    return f"{difference} of the run; {consequence}" if difference else ""
 
 
 def compare_scales(
@@ -109,6 +153,7 @@ def compare_scales(
     there: tuple[Tensor, Tensor],
     is_empty: Tensor | None = None,
     offset: NDArray[np.float64] | None = None,
+    max_shrinkage: float = MAX_SCALE_RATIO,
 ) -> str:
     """Return which channels differ by far in mean or standard deviation; an empty string if none does.
 
@@ -118,11 +163,12 @@ def compare_scales(
         there: those of the training data
         is_empty: [C] bool, channels to leave out
         offset: [C] that was subtracted from both; None if none was
+        max_shrinkage: how many times smaller the standard deviation may be here
     """
     (own_mean, own_std), (mean, std) = here, there
     varies = (own_std != 1) & (std != 1)
     ratio = torch.where(varies, own_std / std, 1.0)
-    differs = (ratio > MAX_SCALE_RATIO) | (ratio < 1 / MAX_SCALE_RATIO) | ((own_mean - mean).abs() > MAX_SHIFT * std)
+    differs = (ratio > MAX_SCALE_RATIO) | (ratio < 1 / max_shrinkage) | ((own_mean - mean).abs() > MAX_SHIFT * std)
     if is_empty is not None:
         differs &= ~is_empty
     if not (found := differs.nonzero().flatten().tolist()):

@@ -29,9 +29,14 @@ def merge_sample_labels(parts: Sequence[SampleLabels], length: int) -> SampleLab
     classes = sort_names({name for _, names in parts for name in names})
     merged = np.full((len(parts), length), -1, np.int32)
     for row, (labels, names) in zip(merged, parts, strict=True):
-        index = np.array([*(classes.index(name) for name in names), -1], np.int32)  # the last is that of -1
-        row[: len(labels)] = index[labels]
+        row[: len(labels)] = recode_labels(labels, names, classes)
     return merged, classes
+
+
+def recode_labels(labels: NDArray[np.int32], names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
+    """Return indices into `names` as indices into `classes`, which holds them all; -1 stays unknown."""
+    index = np.array([*(classes.index(name) for name in names), -1], np.int32)  # the last is that of -1
+    return np.asarray(index[labels])
 
 
 def table_to_series(table: Table) -> SeriesSet:
@@ -93,6 +98,7 @@ def cut_recordings(series_set: SeriesSet, length: int, stride: int, first_row: i
         x=windows,
         sample_labels=labels,
         times=None,
+        sampling_rates=None,
         note="; ".join(notes),
         ids=None if ids is None else [ids[row] for row in rows.tolist()],
         groups=None if groups is None else [groups[row] for row in rows.tolist()],

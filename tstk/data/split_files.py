@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +17,12 @@ from tstk.data.containers import SeriesSet, Table
 from tstk.data.convert import collect_notes, name_by_row, write_arrays
 from tstk.data.load import read_splits
 from tstk.data.splits import Criterion, describe_held_out, find_default_criterion, hold_out
-from tstk.data.windowing import extract_windows, resolve_split_boundaries
+from tstk.data.windowing import cut_table, resolve_split_boundaries
 from tstk.errors import DataError, FileError, OptionError
 from tstk.files import atomic_folder, atomic_write, check_new_folder, write_text
+
+LABEL_NAME = "label"
+"""Column of a table that holds the class of each row."""
 
 _OUTPUT_FILE = re.compile(
     r"(?:X|y|groups|ids|targets)_(?:train|val|test)\.npy|(?:channels|classes|target_names)\.npy|(?:train|val|test)\.csv"
@@ -46,7 +49,7 @@ def split_data(
         OptionError: there is a test split already, no fraction is given, or an option cannot work with these data
         FileError: `out` exists, or cannot be written
     """
-    config.reject_except("for tstk data split", *SPLIT_OPTIONS)
+    config.reject_for_writing("for tstk data split", *SPLIT_OPTIONS)
     if config.test_fraction is None:
         raise OptionError("how much is to be held out? Give --test-fraction 0.2")
     path = Path(out).expanduser()
@@ -65,6 +68,11 @@ def split_data(
         if config.length is not None:
             series_sets, tables = _cut_parts(tables, config.length, config.stride), {}
             notes += [part.note for part in series_sets.values()]
+            if "val" not in series_sets:
+                notes.append(
+                    "there is no validation split, so training would validate on neighbours of the series that it is "
+                    "trained on; --val-fraction 0.2 holds out the rows that follow"
+                )
     with atomic_folder(path, replace=force) as folder:
         write_arrays(series_sets, lambda name: atomic_write(folder / name))
         for split, table in tables.items():
@@ -98,8 +106,9 @@ def _split_series(data: SeriesSet, by: Criterion, config: DataConfig) -> tuple[d
         notes.append(f"val: {describe_held_out(train, val, by)}")
         parts |= {"train": train.select(rest), "val": train.select(val)}
     for split, part in parts.items():
-        if absent := sorted(set(data.y or ()) - set(part.y or ())):
-            notes.append(f"no series of class {', '.join(absent)} in {split}")
+        if absent := sorted(_get_classes(data) - _get_classes(part)):
+            kind = "series" if data.sample_labels is None else "sample"
+            notes.append(f"no {kind} of class {', '.join(absent)} in {split}")
         if split != "train" and (shared := set(parts["train"].groups or ()) & set(part.groups or ())):
             notes.append(f"{len(shared)} groups occur both in train and in {split}, so scores on it are optimistic")
         if part.rows is not None and part.ids is None:
@@ -109,11 +118,23 @@ def _split_series(data: SeriesSet, by: Criterion, config: DataConfig) -> tuple[d
     return {split: parts[split] for split in SPLITS if split in parts}, notes
 
 
+def _get_classes(data: SeriesSet) -> set[str]:
+    """Return the names of the classes that occur."""
+    if data.sample_labels is None:
+        return set(data.y or ())
+    return {data.classes[i] for i in np.unique(data.sample_labels).tolist() if i >= 0}
+
+
 def _split_table(data: Table, config: DataConfig) -> tuple[dict[str, Table], list[str]]:
     """Divide the rows of a table in time; return the splits that have rows, and notes on them."""
-    if data.times is None and config.length is None:
+    if data.times is None and data.sample_labels is None and config.length is None:
         raise DataError(
             f"{data.source}: a table without times, which a .csv file cannot say; give --length to cut it into series"
+        )
+    if data.sample_labels is not None and LABEL_NAME in data.channels and config.length is None:
+        raise DataError(
+            f"{data.source}: a channel is called {LABEL_NAME!r}, as the classes of the rows would be; rename it, or "
+            "give --length to cut the table into series"
         )
     if config.length is None:
         config.reject(f"here without --length, which cuts {data.source} into series", "stride")
@@ -122,9 +143,8 @@ def _split_table(data: Table, config: DataConfig) -> tuple[dict[str, Table], lis
     parts = {}
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         if stop > start:
-            times = None if data.times is None else data.times[start:stop]
             source = f"{data.source}, rows {start + 1} to {stop}"
-            parts[split] = Table(data.values[start:stop], source, data.channels, times)
+            parts[split] = replace(data, source=source, note="").select_rows(start, stop)
     return parts, [data.note, description]
 
 
@@ -133,17 +153,21 @@ def _cut_parts(tables: Mapping[str, Table], length: int, stride: int | None) -> 
     series_sets, first_row = {}, 0
     for split, table in tables.items():
         step = stride or length if split == "train" else length
-        series_sets[split] = name_by_row(extract_windows(table, length, step, first_row))
+        series_sets[split] = name_by_row(cut_table(table, length, step, first_row))
         first_row += len(table.values)
     return series_sets
 
 
 def _write_table(path: Path, table: Table) -> None:
-    """Write a table, whose numbers are read back to the bit."""
-    assert table.times is not None
+    """Write a table with its times and the classes of its rows, whose numbers are read back to the bit."""
+    columns: dict[str, Iterable[str]] = {} if table.times is None else {"date": table.times.write()}
+    for channel, values in zip(table.channels, table.values.T, strict=True):
+        columns[channel] = ("" if np.isnan(value) else str(value) for value in values)
+    if table.sample_labels is not None:
+        names = (*table.classes, "")  # the last is that of -1
+        columns[LABEL_NAME] = (names[label] for label in table.sample_labels.tolist())
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["date", *table.channels])
-    for date, values in zip(table.times.write(), table.values, strict=True):
-        rows.writerow([date, *("" if np.isnan(value) else str(value) for value in values)])
+    rows.writerow(columns)
+    rows.writerows(zip(*columns.values(), strict=True))
     write_text(path, text.getvalue())

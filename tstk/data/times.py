@@ -415,6 +415,9 @@ def _to_instants(wall_times: NDArray[Any], format_: TimeFormat) -> NDArray[Any]:
 Step = tuple[float, str]
 """A step and its unit, as `_get_axis` names it."""
 
+MAX_STEP_RATIO = 1.2
+"""Ratio up to which two steps count as equal: months differ by less, and so do clocks that are not exact."""
+
 
 def measure_steps(times: Times, common_step: Step | None = None) -> tuple[NDArray[np.float64], str] | None:
     """Return the distance of each row from the one before it, in steps [N - 1], and the step as text.
@@ -455,6 +458,23 @@ def find_step(parts: Sequence[Times]) -> Step | None:
         return float(np.median(positive)), unit
     unique, numbers = np.unique(positive, return_counts=True)
     return float(unique[numbers.argmax()]), unit
+
+
+def measure_median_step(times: Times) -> Step | None:
+    """Return the median step of times, in microseconds or plain numbers; None if less than half of them are near it."""
+    is_date = times.values.dtype.kind == "M"
+    values = times.values.astype("datetime64[us]").astype(np.int64) if is_date else times.values
+    steps = np.diff(values)
+    if not len(steps) or (median := float(np.median(steps))) <= 0:
+        return None
+    is_near = np.abs(steps - median) <= (MAX_STEP_RATIO - 1) * median
+    return (median, "us" if is_date else "") if 2 * is_near.sum() >= len(steps) else None
+
+
+def is_same_step(first: Step, second: Step) -> bool:
+    """Return whether two steps are about equal; those of which one is in plain numbers cannot be compared, and are."""
+    low, high = sorted((first[0], second[0]))
+    return first[1] != second[1] or high <= MAX_STEP_RATIO * low
 
 
 def _get_axis(times: Times, unit: str | None = None) -> tuple[NDArray[Any], str]:

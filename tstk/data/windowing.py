@@ -92,23 +92,23 @@ def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, Ser
         if split in tables and split != "train":
             table, first_row = tables[split], 0
         else:
-            source = f"{tables['train'].source}, rows {start + 1} to {stop}"
-            whole = tables["train"]
-            times = None if whole.times is None else whole.times[start:stop]
-            labels = None if whole.sample_labels is None else whole.sample_labels[start:stop]
-            table = Table(whole.values[start:stop], source, whole.channels, times, whole.note, labels, whole.classes)
-            first_row = start
+            whole = replace(tables["train"], source=f"{tables['train'].source}, rows {start + 1} to {stop}")
+            table, first_row = whole.select_rows(start, stop), start
         if table.note in notes:  # once for all splits
             table = replace(table, note="")
         notes.add(table.note)
         stride = config.stride or length if split == "train" else length
-        if table.sample_labels is None:
-            series_sets[split] = extract_windows(table, length, stride, first_row)
-        else:
-            note = "; ".join(filter(None, (table.note, description))) if split == "train" else table.note
-            recording = table_to_series(replace(table, note=note))
-            series_sets[split] = cut_recordings(recording, length, stride, first_row)
+        if table.sample_labels is not None and split == "train":
+            table = replace(table, note="; ".join(filter(None, (table.note, description))))
+        series_sets[split] = cut_table(table, length, stride, first_row)
     return series_sets
+
+
+def cut_table(table: Table, length: int, stride: int, first_row: int = 0) -> SeriesSet:
+    """Cut a table into series: all rows if they have a class, else see `extract_windows`."""
+    if table.sample_labels is None:
+        return extract_windows(table, length, stride, first_row)
+    return cut_recordings(table_to_series(table), length, stride, first_row)
 
 
 def extract_windows(table: Table, length: int, stride: int, first_row: int = 0) -> SeriesSet:

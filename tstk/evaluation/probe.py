@@ -29,6 +29,7 @@ from tstk.data.data_module import DataModule
 from tstk.data.datasets import SeriesDataset
 from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data
+from tstk.data.scale import describe_other_data
 from tstk.data.splits import subsample_per_class
 from tstk.data.targets import get_strata
 from tstk.errors import DataError, OptionError
@@ -239,6 +240,10 @@ def _load_labelled_data(
     expected, count = run_config.channels, len(labelled_data.channels)
     if not run_config.split_channels and count != len(expected):
         raise DataError(f"{labelled_data.name}: {count} channels; the run has {len(expected)}: {', '.join(expected)}")
+    consequence = "both are standardized by those of the run; if the units differ, convert the data"
+    difference = describe_other_data(run_config, labelled_data, run_options["standardize"], consequence)
+    if data is not None and difference:
+        print_fn(f"{run_config.run_dir} was trained on other data than {labelled_data.name}: {difference}")
     return labelled_data
 
 

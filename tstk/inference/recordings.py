@@ -23,7 +23,7 @@ from tstk.data.containers import SeriesSet, Table
 from tstk.data.data_module import compute_mean_std
 from tstk.data.identity import locate_run_data
 from tstk.data.lazy_array import LazyArray, iter_chunks
-from tstk.data.load import read_run_splits, read_splits
+from tstk.data.load import read_run_splits, read_splits, warn_of_other_step
 from tstk.data.precision import compute_offset, subtract_offset
 from tstk.data.scale import describe_other_scale
 from tstk.data.windowing import resolve_split_boundaries
@@ -130,6 +130,8 @@ def load_recordings(
         container, first_row = splits.get("test", next(iter(splits.values()))), 0
     recordings = build_recordings(pipeline, container, run_config.input_schema, first_row)
     recordings.reader = roles.reader
+    if data is not None:
+        warn_of_other_step(container, run_config.input_schema)
     if data is not None and not run_config.split_channels:
         warn_of_other_scale(pipeline, run_config, recordings.x, data)
     return recordings
@@ -247,9 +249,7 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
     tables = {name: table for name, table in splits.items() if isinstance(table, Table)}
     ends, _ = resolve_split_boundaries(tables, config)
     start, stop = (0, ends[0]) if split == "train" else (ends[1], ends[2])
-    times = None if container.times is None else container.times[start:stop]
-    labels = None if container.sample_labels is None else container.sample_labels[start:stop]
-    return replace(container, values=container.values[start:stop], times=times, sample_labels=labels), start
+    return container.select_rows(start, stop), start
 
 
 def _select_columns(table: Table, channels: tuple[str, ...]) -> Table:

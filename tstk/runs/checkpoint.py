@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tstk.config.records import HASH_KEY, RunConfig
-from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components, select_loss
+from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components, select_for_task
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
     is_unfinished,
@@ -380,8 +380,8 @@ def initialize_for_training(config: Config, spec: Spec) -> tuple[Pipeline, list[
     """Build a pipeline for training: load pretrained weights and those of earlier runs, bind and freeze.
 
     Args:
-        config: resolved; slots whose weights do not fit are removed from `init_from`, and a loss that nobody selected
-            is replaced by that of the task
+        config: resolved; slots whose weights do not fit are removed from `init_from`, and a head and a loss that nobody
+            selected are replaced by those of the task
         spec: of the data
 
     Returns:
@@ -392,7 +392,7 @@ def initialize_for_training(config: Config, spec: Spec) -> tuple[Pipeline, list[
         OptionError: all parameters are frozen
     """
     options = config.options("pipeline")
-    notes = select_loss(config, spec.task)
+    notes = select_for_task(config, spec.task)
     pipeline = build_pipeline(config, spec, **options)
     for name, part in pipeline.named_slots():
         run = config.init_from.get(name)

@@ -13,10 +13,9 @@ from tstk.core.prediction import eval_mode
 from tstk.core.rng import SampleRNG
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import WindowDataset
-from tstk.data.scale import compare_scales
+from tstk.data.scale import describe_other_data
 from tstk.errors import OptionError
 from tstk.evaluation.linear_forecast import fit_linear_map, why_linear_map_too_large
-from tstk.runs.checkpoint import read_weights
 
 
 def init_pipeline_from_data(pipeline: Pipeline, config: Config, data: DataModule) -> list[str]:
@@ -45,9 +44,7 @@ def init_pipeline_from_data(pipeline: Pipeline, config: Config, data: DataModule
 
 
 def describe_other_sources(config: Config, data: DataModule) -> list[str]:
-    """Return a note for each run that weights come from and whose data had other channels or another scale.
-
-    Runs of several data sets, whose channels are series of their own, fit all data and are left out.
+    """Return a note for each run that weights come from and whose data had other channels, steps or another scale.
 
     Args:
         config: resolved
@@ -56,32 +53,10 @@ def describe_other_sources(config: Config, data: DataModule) -> list[str]:
     notes = []
     for run in dict.fromkeys(config.init_from.values()):
         run_config = RunConfig.read(run)
-        if not (run_config.split_channels or data.split_channels) and (
-            difference := _describe_other_source(run_config, config, data)
-        ):
+        standardize = config.options("data")["standardize"]
+        if difference := describe_other_data(run_config, data, standardize, "each is standardized by its own"):
             notes.append(f"{run} was trained on other data than {data.name}: {difference}")
     return notes
-
-
-def _describe_other_source(run_config: RunConfig, config: Config, data: DataModule) -> str:
-    """Return how channels or scale of data differ from those of a run; an empty string if they do not."""
-    channels, own = tuple(run_config.channels), data.channels
-    if len(channels) != len(own):
-        return f"{len(channels)} channels, and here are {len(own)}"
-    if channels != own and not any(name.isdecimal() for name in channels + own):  # numbers stand for unknown names
-        return f"channels {', '.join(channels)}, and here are {', '.join(own)}"
-    scaling, own_scaling = (table.options("data")["standardize"] for table in (run_config, config))
-    if run_config.origin and scaling != own_scaling:
-        return f"its program has --standardize {scaling}, and here is {own_scaling}"
-    if {scaling, own_scaling} != {"standard"}:
-        return ""
-    state = read_weights(run_config.run_dir)
-    offset, own_offset = (torch.zeros(len(own)) if o is None else torch.tensor(o) for o in (
-        run_config.input_schema.get("offset"), data.offset
-    ))  # fmt: skip
-    here, there = (data.mean + own_offset, data.std), (state["mean"][:, 0] + offset, state["std"][:, 0])
-    difference = compare_scales(own, here, there)
-    return f"{difference} of the run; each is standardized by its own" if difference else ""
 
 
 def check_queries(pipeline: Pipeline, data: DataModule) -> list[str]:

@@ -207,7 +207,7 @@ def _build_method(text: str, shared: list[str], first_data: str) -> Method:
     """Build a method from its command line, and validate its config on the first data set without reading data."""
     from tstk.benchmarking.peers import PEER_PREFIX, make_peer_runner
     from tstk.benchmarking.suite import Method, make_config_runner, make_recipe_runner
-    from tstk.config.recipe import read_recipe, resolve_stages
+    from tstk.config.recipe import read_recipe, validate_stages
 
     words = shlex.split(text)
     full_text = shlex.join([*words, *shared])
@@ -229,8 +229,8 @@ def _build_method(text: str, shared: list[str], first_data: str) -> Method:
         raise OptionError(
             f"recipe {name} has no stage {', '.join(unknown)}; it has {', '.join(s.name for s in stages)}"
         )
-    config = next(resolve_stages(stages[:1], Path(), ("flag", parse_overrides({**common, "data": first_data})), {}))
-    _validate_config(config)
+    tables = parse_overrides({**common, "data": first_data})
+    validate_stages(stages, Path(name), ("flag", tables), overrides, _validate_config)
     return Method(full_text, make_recipe_runner(name, overrides, common))
 
 

@@ -66,6 +66,7 @@ def command(
     Finished stages are skipped, and an interrupted stage is resumed. `tstk config list` shows the recipes.
     """
     from tstk.config.recipe import run_recipe
+    from tstk.runs.build import validate_on_meta
 
     values = {"data": data} if data else {}
     typed = [p for p in _build_shared_options() if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE]
@@ -75,6 +76,7 @@ def command(
         recipe,
         folder,
         _train,
+        validate=validate_on_meta,
         overrides=("flag", tables),
         stage_overrides=parse_stage_overrides(stage_overrides),
         log=print_note,

@@ -78,7 +78,7 @@ def read(
         notes.append("the header is not in UTF-8 and was read as Latin-1")
     notes.append("annotations and times are not used")
     note = f"{path.name}: {rates[chosen[0]]:g} Hz; {'; '.join(notes)}"
-    return Table(values, str(path), tuple(labels[i] for i in chosen), note=note)
+    return Table(values, str(path), tuple(labels[i] for i in chosen), note=note, sampling_rate=rates[chosen[0]])
 
 
 def _check_header(path: Path) -> str:

@@ -50,6 +50,7 @@ class Recording:
         note: how the file was read, or empty
         labels: the class of each sample, if the file has them
         times: of the T samples, if the file has them
+        sampling_rate: in Hz, if the file has it
     """
 
     values: Samples
@@ -57,6 +58,7 @@ class Recording:
     note: str = ""
     labels: SampleLabels | None = None
     times: Times | None = None
+    sampling_rate: float | None = None
 
 
 def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
@@ -220,6 +222,7 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
         none: SampleLabels = (np.zeros(0, np.int32), ())  # a file whose samples are all unlabelled
         labels, label_names = merge_sample_labels([r.labels or none for r in recordings], x.shape[2])
     times = [recording.times for recording in recordings if recording.times is not None]
+    rates = [recording.sampling_rate for recording in recordings if recording.sampling_rate is not None]
     return SeriesSet(
         x,
         str(folder),
@@ -229,6 +232,7 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
         sample_labels=labels,
         classes=label_names,
         times=times if len(times) == len(recordings) else None,
+        sampling_rates=rates if len(rates) == len(recordings) else None,
     )
 
 
@@ -269,7 +273,7 @@ def _read_named(path: Path, roles: ColumnRoles) -> Recording:
     data = read_file(path, roles)
     if isinstance(data, Table):
         labels = None if data.sample_labels is None else (data.sample_labels, data.classes)
-        return Recording(data.values.T, data.channels, data.note, labels, data.times)
+        return Recording(data.values.T, data.channels, data.note, labels, data.times, data.sampling_rate)
     series_set = next(iter(data.values()))
     if len(data) > 1 or len(series_set.x) > 1:
         raise DataError(f"{path}: holds {len(series_set.x)} series; a recording is one series, a file each")

@@ -78,7 +78,7 @@ def _join_tables(tables: list[Table], source: str, note: str) -> Table:
 
 def _join_series(parts: list[SeriesSet], source: str, note: str) -> SeriesSet:
     joined: dict[str, Any] = {}
-    for name in ("y", "groups", "ids", "targets", "times", "sample_labels"):
+    for name in ("y", "groups", "ids", "targets", "times", "sampling_rates", "sample_labels"):
         values = [getattr(part, name) for part in parts]
         missing = [part.source for part, value in zip(parts, values, strict=True) if value is None]
         if missing and len(missing) < len(parts):

@@ -102,7 +102,9 @@ def read(
     values, excerpt = cut_excerpt(values, rate, start, stop, path)
     notes = [note] * bool(note) + [f"{path.name}: {text}" for text in (*describe_choice(names, chosen), *excerpt)]
     chosen_names = tuple(names[i] for i in indices)
-    return Table(values, str(path), chosen_names, None, "; ".join(filter(None, (*notes, label_note))), *labels)
+    note = "; ".join(filter(None, (*notes, label_note)))
+    sample_labels, classes = labels
+    return Table(values, str(path), chosen_names, None, note, sample_labels, classes, rate or None)
 
 
 def _read_labels(
