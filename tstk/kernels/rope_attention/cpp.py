@@ -58,12 +58,13 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     if x.stride(-1) != 1:
         x = x.contiguous()
     b, h, n, d = x.shape
-    out = x.new_empty(b, n, h, d)
-    per_series, per_head, per_token = x.stride()[:3]
-    sizes = (n, h, d // 2, per_series, per_token, per_head, cos.stride(0) if len(cos) > 1 else 0)
+    # As projections want gradients, and as attention reads narrow heads fastest.
+    out = x.new_empty(b, n, h, d).transpose(1, 2) if back else x.new_empty(x.shape)
+    strides = [t.stride(i) for t in (x, out) for i in (0, 2, 1)]
+    sizes = (n, h, d // 2, *strides, cos.stride(0) if len(cos) > 1 else 0)
     c_sizes = (c_int64 * len(sizes))(*sizes)
     function, pointers = library.rotate_back if back else library.rotate, [t.data_ptr() for t in (x, cos, sin)]
     map_row_slices(
         lambda rows: function(*pointers, rows.start, rows.stop, c_sizes, out.data_ptr()), b * n, x.numel(), x.device
     )
-    return out.transpose(1, 2)
+    return out
