@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tstk.kernels.nearest_code.reference import MAX_SQUARED_DISTANCE
 from tstk.kernels.operators import register_operator
-from tstk.kernels.tuning import load_tuned_sizes
+from tstk.kernels.tuning import ceil_div, load_tuned_sizes, next_power_of_2
 
 CONFIGS: dict[tuple[str, int], dict[str, Any]] = load_tuned_sizes(
     "nearest_code",
@@ -61,7 +61,7 @@ PADDING_SCORE: tl.constexpr = tl.constexpr(2.0**127)  # exact in TF32, above all
 
 
 def _choose_soft_tiles(d: int) -> dict[str, Any]:
-    block = max(16, triton.next_power_of_2(d))
+    block = max(16, next_power_of_2(d))
     # Up to width 16, exact products cost nothing; beyond, the error of three TF32 products is below that of float32
     # sums.
     precision = "ieee" if block == 16 else "tf32x3"
@@ -72,9 +72,9 @@ def _choose_search_tiles(n: int, d: int) -> tuple[dict[str, Any], int]:
     """Return the sizes of a search, and the number of columns of its table of codes."""
     width = next((width for width in (10, 20, 32, 64) if d <= width), 128)
     # One lookup, of the sizes that are used: tuning attributes the time of a call to all that it looks up.
-    tiles = CONFIGS["few rows" if triton.cdiv(n, FEW_ROWS_UNIT) < MIN_PROGRAMS else "search", width]
+    tiles = CONFIGS["few rows" if ceil_div(n, FEW_ROWS_UNIT) < MIN_PROGRAMS else "search", width]
     if "BLOCK_D" in tiles:
-        return {"D": d, **tiles}, 2 * triton.cdiv(d, tiles["BLOCK_D"]) * tiles["BLOCK_D"]
+        return {"D": d, **tiles}, 2 * ceil_div(d, tiles["BLOCK_D"]) * tiles["BLOCK_D"]
     return {"D": d, **tiles}, {10: 32, 20: 64}[width]
 
 
@@ -406,10 +406,10 @@ def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     tiles, columns = _choose_search_tiles(n, d)
     code_mean, _, squared_norms, table = _prepare(codes, tiles, columns)
     assert table is not None
-    programs, code_tiles = triton.cdiv(n, tiles["BLOCK_N"]), len(table) // tiles["BLOCK_K"]
+    programs, code_tiles = ceil_div(n, tiles["BLOCK_N"]), len(table) // tiles["BLOCK_K"]
     splits = max(1, min(MIN_PROGRAMS // programs, code_tiles // MIN_TILES_PER_SPLIT))
-    per_split = triton.cdiv(code_tiles, splits)
-    splits = triton.cdiv(code_tiles, per_split)
+    per_split = ceil_div(code_tiles, splits)
+    splits = ceil_div(code_tiles, per_split)
     sizes = n, len(codes), per_split * tiles["BLOCK_K"], len(table)
     scores, split_ids, split_squares = None, ids, squares
     if splits > 1:
@@ -421,7 +421,7 @@ def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
             z, code_mean, table, squared_norms, scores, split_ids, split_squares, *sizes, COLUMNS=columns, **tiles
         )
         if scores is not None:
-            _merge_splits_kernel[triton.cdiv(n, 128),](
+            _merge_splits_kernel[ceil_div(n, 128),](
                 scores, split_ids, split_squares, ids, squares, n, splits, BLOCK_N=128
             )
     return ids, squares
@@ -437,14 +437,14 @@ def _prepare(
     (k, d), codes = codes.shape, codes.contiguous()
     code_mean = codes.mean(0, dtype=torch.float32)
     block_k = tiles["BLOCK_K"] if tiles else 32
-    padded = triton.cdiv(k, block_k) * block_k if tiles else k
+    padded = ceil_div(k, block_k) * block_k if tiles else k
     squared_norms = code_mean.new_empty(padded)
     table = code_mean.new_empty(padded, columns) if tiles else None
     centered = None if tiles else code_mean.new_empty(k, d)
     packed = tiles is not None and "BLOCK_D" not in tiles
-    block_d = tiles["BLOCK_D"] if tiles and not packed else min(max(16, triton.next_power_of_2(d)), 64)
+    block_d = tiles["BLOCK_D"] if tiles and not packed else min(max(16, next_power_of_2(d)), 64)
     with torch.cuda.device_of(codes):
-        _prepare_kernel[triton.cdiv(k, block_k),](
+        _prepare_kernel[ceil_div(k, block_k),](
             codes, code_mean, centered, squared_norms, table, k,
             D=d, BLOCK_D=block_d, BLOCK_K=block_k, COLUMNS=columns, PACKED=packed, num_warps=4,
         )  # fmt: skip
@@ -458,7 +458,7 @@ def _launch_soft_assignment(
     assert c is not None
     n, d = z.shape
     tiles = _choose_soft_tiles(d)
-    programs = triton.cdiv(n, tiles["BLOCK_N"])
+    programs = ceil_div(n, tiles["BLOCK_N"])
     entropies, log_z, partial_sums = c.new_empty(n), c.new_empty(n), c.new_empty(programs, len(c))
     if n:
         tensors = z, code_mean, c, squared_norms, weight, entropies, log_z, partial_sums
@@ -481,16 +481,16 @@ def _launch_backward(
 ) -> tuple[Tensor, Tensor]:
     n, d = z.shape
     tiles = _choose_soft_tiles(d)
-    segment = triton.cdiv(triton.cdiv(n, NUM_SEGMENTS), tiles["BLOCK_N"]) * tiles["BLOCK_N"]
-    num_segments = triton.cdiv(n, segment) if n else 0
+    segment = ceil_div(ceil_div(n, NUM_SEGMENTS), tiles["BLOCK_N"]) * tiles["BLOCK_N"]
+    num_segments = ceil_div(n, segment) if n else 0
     dz, dc, inner = c.new_empty(n, d), c.new_empty(num_segments, *c.shape), c.new_empty(n)
     if n:
         grads = grad_entropy.contiguous(), grad_mean_probs.contiguous()
         tensors = z, code_mean, c, squared_norms, weight, log_z, *grads, inner
         scalars = 1 / temperature, floor
         with torch.cuda.device_of(z):
-            _grad_vectors_kernel[triton.cdiv(n, tiles["BLOCK_N"]),](*tensors, dz, n, len(c), *scalars, **tiles)
-            _grad_codes_kernel[triton.cdiv(len(c), tiles["BLOCK_K"]), num_segments](
+            _grad_vectors_kernel[ceil_div(n, tiles["BLOCK_N"]),](*tensors, dz, n, len(c), *scalars, **tiles)
+            _grad_codes_kernel[ceil_div(len(c), tiles["BLOCK_K"]), num_segments](
                 *tensors, dc, n, len(c), segment, *scalars, **tiles
             )
     return dz, dc.sum(0)
