@@ -197,16 +197,7 @@ def make_contenders(
     def ours(q, k, v, cos, sin, valid, **backend):
         return rope_attention(q, k, v, (cos, sin), valid=valid, causal=causal, **backend)
 
-    def pairs(q, k, v, cos, sin, valid):
-        return ours(*(torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (q, k)), v, cos, sin, valid)
-
     table = {"tstk": make_contender(ours)}
-    if device == "cpu" and dtype == torch.float32:
-        table["tstk, pairs"] = make_contender(
-            pairs,
-            "complex pairs, as tstk.nn.Attention makes them",
-            make_check=partial(make_case_check, rotate=rotate_interleaved),
-        )
     table |= {
         "rotate_half, eager": make_contender(
             rotate_then_attend(rotate_half, causal),
@@ -226,13 +217,14 @@ def make_contenders(
             rotate_then_attend(rotate_halves, causal), full, "rotation in float32"
         ),
     }
+    if device == "cuda" or dtype == torch.float32:  # elsewhere torch is the backend that `auto` selects
+        table |= {"tstk, torch backend": make_contender(partial(ours, backend="torch"))}
     if device == "cuda":
         kernels = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cuDNN": "CUDNN_ATTENTION"}
         table |= {
             f"halves, compiled, {name}": make_sdpa_contender(getattr(SDPBackend, k), causal)
             for name, k in kernels.items()
         }
-        table |= {"tstk, torch backend": make_contender(partial(ours, backend="torch"))}
         table |= {
             "FlexAttention": make_flex_contender(causal),
             "flash-attn": make_flash_contender(causal),

@@ -99,17 +99,6 @@ def test_shifting_all_positions_changes_nothing(backend):
     assert not torch.allclose(near, rope_attention(q, k, v, rotary_angles(2 * pos, 16), backend=backend), atol=1e-3)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pairs_may_come_as_complex_numbers(rope, backend, dtype):
-    case = rope(2, 2, 7, 16, dtype=dtype)
-    want = case("reference", torch.float64)[0]
-    q, k = (torch.complex(*x.float().chunk(2, -1)) for x in case.qkv[:2])
-    got = rope_attention(q, k, case.qkv[2], case.angles, backend=backend)
-    assert got.dtype == dtype
-    torch.testing.assert_close(got.double(), want, rtol=0, atol=3e-6 if dtype == torch.float32 else 1.5e-2)
-
-
 def test_angles_of_one_series_serve_all(rope):
     case = rope(3, 2, 7, 16)
     case.angles = tuple(t[:1] for t in case.angles)

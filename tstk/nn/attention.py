@@ -110,11 +110,10 @@ class Attention(nn.Module):
             angles: rotary angles of `x`, for self-attention only
             cache: [keys, values] of earlier tokens, or an empty list; updated in place with those of `x`
         """
-        source = x if context is None else context
         dropout = self.dropout if self.training else 0.0
         if angles is not None and context is None and cache is None and not dropout:
-            v = self._split_heads(self.value(source))
-            q, k = self._project_for_rotation(x)
+            # One by one: attention is faster on values of their own memory than on a part of one product.
+            q, k, v = (self._split_heads(p(x)) for p in (self.query, self.key, self.value))
             valid = None if mask is None else mask[:, 0, 0]
             y = rope_attention(q, k, v, angles, valid=valid, causal=self.causal)
         else:
@@ -164,29 +163,6 @@ class Attention(nn.Module):
 
     def _split_heads(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def _project_for_rotation(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return queries and keys in the layout that `rope_attention` rotates fastest on this device.
-
-        That is complex numbers on a CPU, unless a projection must be called, as LoRA must, and real ones elsewhere.
-        """
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or not (is_plain(self.query) and is_plain(self.key)):
-            return self._split_heads(self.query(x)), self._split_heads(self.key(x))
-        return self._project_to_complex(self.query, x), self._project_to_complex(self.key, x)
-
-    def _project_to_complex(self, layer: Linear, x: Tensor) -> Tensor:
-        """Project `x` to complex numbers [B, H, N, head_dim / 2]: channel i + 1j * channel i + head_dim / 2.
-
-        The rows of the weight are permuted for this, which is cheaper than permuting the output.
-        """
-
-        def interleave_halves(rows: Tensor) -> Tensor:
-            return rows.unflatten(0, (self.heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-
-        bias = None if layer.bias is None else interleave_halves(layer.bias)
-        y = linear(x, interleave_halves(layer.weight), bias)
-        y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.heads, -1, 2))
-        return torch.view_as_complex(y).transpose(1, 2)
 
 
 def _project_together(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:

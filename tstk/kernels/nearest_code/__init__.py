@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import _C, Tensor, bfloat16, float16, float32
-from torch.compiler import is_compiling
+from torch import Tensor, bfloat16, float16, float32
 
-from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, why_triton_unavailable
+from tstk.kernels.dispatch import Backend, Operation, is_traced, is_triton_interpreted, why_triton_unavailable
 from tstk.kernels.nearest_code.duplicates import map_to_first_duplicate
 from tstk.kernels.nearest_code.statistics import count_codes, sum_by_code
 
@@ -83,26 +82,13 @@ MIN_COMPILED_WORK = 2**28
 
 
 def _why_cpp_unsupported(z: Tensor, codes: Tensor) -> str:
-    if is_compiling() or _is_traced(z, codes):
+    if is_traced(z, codes):
         return "a compiler or transform of torch cannot trace it"
     if z.device.type != "cpu":
         return f"the tensors are on {z.device.type}"
     if not 1 <= z.shape[-1] <= MAX_CPP_WIDTH:
         return f"it takes vectors up to {MAX_CPP_WIDTH} wide, not {z.shape[-1]}"
     return _why_cpp_unavailable()
-
-
-def _is_traced(*tensors: Tensor) -> bool:
-    """Return whether tensors may have no memory of their own, or operations are recorded: `vmap`, fake tensors, traces.
-
-    A kernel takes the addresses of its arguments, and that of a fake tensor is 0.
-    """
-    return (
-        _C._len_torch_dispatch_stack() > 0
-        or _C._get_tracing_state() is not None
-        or _C._functorch.peek_interpreter_stack() is not None
-        or any(type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__ for x in tensors)
-    )
 
 
 def _why_cpp_unavailable() -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tstk.kernels.nearest_code.reference import MAX_SQUARED_DISTANCE
 from tstk.kernels.operators import register_operator
-from tstk.kernels.tuning import load_tuned_sizes
+from tstk.kernels.tuning import ceil_div, load_tuned_sizes, next_power_of_2
 
 CONFIGS: dict[tuple[str, int], dict[str, Any]] = load_tuned_sizes(
     "nearest_code",
@@ -56,9 +56,9 @@ def _choose_search_tiles(n: int, d: int) -> tuple[dict[str, Any], int]:
     """Return the sizes of a search, and the number of columns of its table of codes."""
     width = next((width for width in (10, 20, 32, 64) if d <= width), 128)
     # One lookup, of the sizes that are used: tuning attributes the time of a call to all that it looks up.
-    tiles = CONFIGS["few rows" if triton.cdiv(n, FEW_ROWS_UNIT) < MIN_PROGRAMS else "search", width]
+    tiles = CONFIGS["few rows" if ceil_div(n, FEW_ROWS_UNIT) < MIN_PROGRAMS else "search", width]
     if "BLOCK_D" in tiles:
-        return {"D": d, **tiles}, 2 * triton.cdiv(d, tiles["BLOCK_D"]) * tiles["BLOCK_D"]
+        return {"D": d, **tiles}, 2 * ceil_div(d, tiles["BLOCK_D"]) * tiles["BLOCK_D"]
     return {"D": d, **tiles}, {10: 32, 20: 64}[width]
 
 
@@ -312,10 +312,10 @@ def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         return ids, squares
     tiles, columns = _choose_search_tiles(n, d)
     code_mean, squared_norms, table = prepare_codes(codes, tiles["BLOCK_K"], columns, tiles.get("BLOCK_D"))
-    programs, code_tiles = triton.cdiv(n, tiles["BLOCK_N"]), len(table) // tiles["BLOCK_K"]
+    programs, code_tiles = ceil_div(n, tiles["BLOCK_N"]), len(table) // tiles["BLOCK_K"]
     splits = max(1, min(MIN_PROGRAMS // programs, code_tiles // MIN_TILES_PER_SPLIT))
-    per_split = triton.cdiv(code_tiles, splits)
-    splits = triton.cdiv(code_tiles, per_split)
+    per_split = ceil_div(code_tiles, splits)
+    splits = ceil_div(code_tiles, per_split)
     sizes = n, len(codes), per_split * tiles["BLOCK_K"], len(table)
     scores, split_ids, split_squares = None, ids, squares
     if splits > 1:
@@ -327,7 +327,7 @@ def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
             z, code_mean, table, squared_norms, scores, split_ids, split_squares, *sizes, COLUMNS=columns, **tiles
         )
         if scores is not None:
-            _merge_splits_kernel[triton.cdiv(n, 128),](
+            _merge_splits_kernel[ceil_div(n, 128),](
                 scores, split_ids, split_squares, ids, squares, n, splits, BLOCK_N=128
             )
     return ids, squares
@@ -344,12 +344,12 @@ def prepare_codes(codes: Tensor, block_k: int, columns: int, block_d: int | None
     """
     (k, d), codes = codes.shape, codes.contiguous()
     code_mean = codes.mean(0, dtype=torch.float32)
-    padded = triton.cdiv(k, block_k) * block_k
+    padded = ceil_div(k, block_k) * block_k
     squared_norms, table = code_mean.new_empty(padded), code_mean.new_empty(padded, columns)
     with torch.cuda.device_of(codes):
         _prepare_kernel[padded // block_k,](
             codes, code_mean, squared_norms, table, k, D=d, BLOCK_K=block_k, COLUMNS=columns, num_warps=4,
-            BLOCK_D=block_d or max(16, triton.next_power_of_2(d)), PACKED=block_d is None,
+            BLOCK_D=block_d or max(16, next_power_of_2(d)), PACKED=block_d is None,
         )  # fmt: skip
     return code_mean, squared_norms, table
 

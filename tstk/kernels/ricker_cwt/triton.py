@@ -24,7 +24,7 @@ from torch import Tensor
 from tstk.kernels.operators import register_operator
 from tstk.kernels.ricker_cwt.plan import SMOOTHED_PER_FRAME, build_plan, choose_layout, make_cacheable_tensor
 from tstk.kernels.ricker_cwt.torch import add_mean_response, patchify, subtract_mean
-from tstk.kernels.tuning import load_tuned_sizes
+from tstk.kernels.tuning import ceil_div, load_tuned_sizes, next_power_of_2
 
 CONFIGS: dict[tuple[str, int], dict[str, int]] = load_tuned_sizes(
     "ricker_cwt",
@@ -200,7 +200,7 @@ def _multiply_frames(
     """Multiply the frames of all levels by their weights into `out` [R, ...]."""
     tiles = CONFIGS[key]
     programs = sum(
-        triton.cdiv(len(x) * frames, tiles["BLOCK_R"]) * triton.cdiv(columns, tiles["BLOCK_C"])
+        ceil_div(len(x) * frames, tiles["BLOCK_R"]) * ceil_div(columns, tiles["BLOCK_C"])
         for frames, columns in table.shapes
     )
     strides = x.stride(0), smooth.stride(0), out.stride(0) // table.align
@@ -213,9 +213,9 @@ def _multiply_frames(
 def _multiply_frames_transposed(grad: Tensor, weight: Tensor, hop: int, blocks: int) -> Tensor:
     """Return the gradient of the source, [R, length]; overlapping frames are added in a fixed order."""
     n, m, c = weight.shape
-    tiles = CONFIGS["transposed", min(max(16, triton.next_power_of_2(n * c)), 128)]
+    tiles = CONFIGS["transposed", min(max(16, next_power_of_2(n * c)), 128)]
     frames = grad.new_empty(len(grad), blocks, m)
-    grid = triton.cdiv(len(grad) * blocks, tiles["BLOCK_R"]), triton.cdiv(m, tiles["BLOCK_M"])
+    grid = ceil_div(len(grad) * blocks, tiles["BLOCK_R"]), ceil_div(m, tiles["BLOCK_M"])
     sizes = len(grad), blocks, m, n * c, grad.stride(0), grad.shape[2]
     _transposed_matmul_kernel[grid](grad, weight, frames, *sizes, C=c, PRECISION="tf32x3", **tiles)
     return F.fold(frames.transpose(1, 2), (1, (blocks - 1) * hop + m), (1, m), stride=(1, hop)).flatten(1)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from math import isfinite
+from typing import TYPE_CHECKING
 
 # By name: the module beside this one takes the name `torch` in this package.
 from torch import Tensor, bfloat16, float16, float32
 from torch import bool as boolean
 
 from tstk.kernels.attention import Angles, count_spanned_numbers
-from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
+from tstk.kernels.dispatch import Backend, Operation, is_traced, why_triton_unavailable
+
+if TYPE_CHECKING:
+    from tstk.kernels.cpp import Library
 
 
 def rope_attention(
@@ -29,24 +33,22 @@ def rope_attention(
     float32 at least. Outputs and gradients are exactly 0 for a query without any visible key.
 
     Args:
-        q: [B, H, N, D] queries, float32, float16 or bfloat16; or the pairs as complex numbers, channel i + 1j *
-            channel i + D/2, [B, H, N, D/2] complex64, which are faster to rotate on a CPU
+        q: [B, H, N, D] queries, float32, float16 or bfloat16
         k: keys, as q
         v: [B, H, N, D] values
         angles: from `tstk.nn.positions.rotary_angles`
         valid: [B, N] bool, False at keys to ignore (their values must still be finite); all are valid if None
         causal: query i attends to keys 0..i
         scale: factor of the scores, any finite number; D ** -0.5 if None
-        backend: triton, torch or reference; the first that supports the call if None
+        backend: triton, cpp, torch or reference; the first that supports the call if None
 
     Raises:
         ValueError: shapes or dtypes do not match, or the scale is not finite
         IncompatibleError: `backend` does not support this call
     """
     cos, sin = angles
-    b, h, n, d = v.shape
-    expected_shape = (b, h, n, d // 2 if q.is_complex() else d)
-    if q.shape != expected_shape or k.shape != expected_shape or d % 2:
+    b, _, n, d = v.shape
+    if q.shape != v.shape or k.shape != v.shape or d % 2:
         raise ValueError(
             f"rope_attention: q {_shape_list(q)}, k {_shape_list(k)}, v {_shape_list(v)}; expected one shape "
             "[B, H, N, even D]"
@@ -84,6 +86,41 @@ def _why_triton_unsupported(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **o
     return ""
 
 
+MIN_CPP_NUMBERS = 2**17
+"""Numbers of queries from which on a call is worth the compiler's start, a few tenths of a second once per machine.
+
+Smaller calls use torch even if the kernel has been compiled: rounding must not depend on that.
+"""
+
+
+def _why_cpp_unsupported(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **options: object) -> str:
+    if is_traced(q, k, v, *angles):
+        return "a compiler or transform of torch cannot trace it"
+    if v.device.type != "cpu":
+        return f"the tensors are on {v.device.type}"
+    if any(x.dtype != float32 for x in (q, k, v, *angles)):
+        return f"it takes float32 throughout, not {q.dtype}, {k.dtype}, {v.dtype} and angles {angles[0].dtype}"
+    if any(x.requires_grad for x in angles):
+        return "it computes no gradient of the angles"
+    return _why_cpp_unavailable()
+
+
+def _why_cpp_unavailable() -> str:
+    return _get_library().why_unavailable()
+
+
+def _get_library() -> Library:
+    from tstk.kernels.rope_attention.cpp import LIBRARY
+
+    return LIBRARY
+
+
+def _why_cpp_not_automatic(q: Tensor, *inputs: object, **options: object) -> str:
+    if q.numel() < MIN_CPP_NUMBERS:
+        return f"it is selected from {MIN_CPP_NUMBERS} numbers of queries on"
+    return _get_library().why_not_loaded()
+
+
 _HERE = "tstk.kernels.rope_attention"
 rope_attention_op = Operation(
     "rope_attention",
@@ -93,6 +130,14 @@ rope_attention_op = Operation(
         _why_triton_unsupported,
         why_triton_unavailable,
         self_test="tstk.kernels.self_test:check_rope_attention",
+    ),
+    Backend(
+        "cpp",
+        f"{_HERE}.cpp:rope_attention",
+        _why_cpp_unsupported,
+        _why_cpp_unavailable,
+        why_not_automatic=_why_cpp_not_automatic,
+        get_library=_get_library,
     ),
     Backend("torch", f"{_HERE}.torch:rope_attention"),
     Backend("reference", f"{_HERE}.reference:rope_attention"),

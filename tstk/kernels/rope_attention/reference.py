@@ -35,5 +35,5 @@ def rope_attention(
 
 def _rotate(x: Tensor, angles: Angles, dtype: torch.dtype) -> Tensor:
     cos, sin = (t.to(dtype) for t in angles)
-    a, b = (x.real, x.imag) if x.is_complex() else x.to(dtype).chunk(2, -1)
+    a, b = x.to(dtype).chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

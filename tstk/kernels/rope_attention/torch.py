@@ -24,7 +24,7 @@ def rope_attention(
 ) -> Tensor:
     """See `tstk.kernels.rope_attention`."""
     # The compiler does not support complex numbers, and fuses the real rotation into one pass.
-    if torch.compiler.is_compiling() and not q.is_complex():
+    if torch.compiler.is_compiling():
         q, k = rotate(q, angles), rotate(k, angles)
     else:
         table = torch.complex(*angles)
@@ -33,6 +33,4 @@ def rope_attention(
 
 
 def _rotate_complex(x: Tensor, cos_sin: Tensor) -> Tensor:
-    if x.is_complex():
-        return x * cos_sin
     return torch.complex(*x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)).mul_(cos_sin)

@@ -23,7 +23,7 @@ from torch import Tensor
 from tstk.kernels.attention import Angles, attend, count_spanned_numbers
 from tstk.kernels.dispatch import is_triton_interpreted
 from tstk.kernels.operators import register_operator
-from tstk.kernels.tuning import load_tuned_sizes
+from tstk.kernels.tuning import ceil_div, load_tuned_sizes, next_power_of_2
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
@@ -95,7 +95,7 @@ def rope_attention(
 
 def _bucket(q: Tensor) -> tuple[int, int, int]:
     n, d = q.shape[-2:]
-    return min(64, max(16, triton.next_power_of_2(n))), max(16, triton.next_power_of_2(d)), q.element_size()
+    return min(64, max(16, next_power_of_2(n))), max(16, next_power_of_2(d)), q.element_size()
 
 
 def _make_addressable(x: Tensor) -> Tensor:
@@ -145,9 +145,9 @@ def _list_strides(*tensors):
 
 def _launch(kernel, config, tensors, q, cos, causal, scale):
     b, h, n, d = q.shape
-    width = max(16, triton.next_power_of_2(d))
+    width = max(16, next_power_of_2(d))
     with torch.cuda.device_of(q):
-        kernel[b * h, triton.cdiv(n, config.tile)](
+        kernel[b * h, ceil_div(n, config.tile)](
             *tensors, cos.stride(0) if len(cos) > 1 else 0, h, n, scale,
             D=d, HALF=max(16, width // 2), WIDTH=width, TILE=config.tile, ONE_TILE=n <= config.tile,
             CAUSAL=causal, UPCAST=is_triton_interpreted(), num_warps=config.num_warps, num_stages=1,
@@ -175,9 +175,9 @@ def _launch_rotate(q, k, cos, sin, sign):
     b, h, n, d = q.shape
     rows, heads = 16, 8
     with torch.cuda.device_of(q):
-        _rotate_kernel[(2 * b, triton.cdiv(n, rows), triton.cdiv(h, heads))](
+        _rotate_kernel[(2 * b, ceil_div(n, rows), ceil_div(h, heads))](
             q, k, cos, sin, *rotated, *_list_strides(q, k), cos.stride(0) if len(cos) > 1 else 0, h, n, sign,
-            D=d, HALF=triton.next_power_of_2(d // 2), ROWS=rows, HEADS=heads, num_warps=2,
+            D=d, HALF=next_power_of_2(d // 2), ROWS=rows, HEADS=heads, num_warps=2,
         )  # fmt: skip
     return rotated
 

@@ -29,7 +29,7 @@ from tstk.kernels.nearest_code.triton import (
     prepare_codes,
 )
 from tstk.kernels.operators import register_operator
-from tstk.kernels.tuning import load_tuned_sizes
+from tstk.kernels.tuning import ceil_div, load_tuned_sizes, next_power_of_2
 from tstk.kernels.vector_quantize import LossOptions
 
 CONFIGS: dict[tuple[str, int], dict[str, int]] = load_tuned_sizes(
@@ -261,7 +261,7 @@ def _choose_tiles(kernel: str, d: int) -> dict[str, Any]:
     """Return the sizes of a kernel, and the layout of the table of codes, which both kernels read."""
     width = next(width for width in (10, 20, 32, 64) if d <= width)
     packed = width <= 20
-    block_d = max(16, triton.next_power_of_2(d)) if packed else width
+    block_d = max(16, next_power_of_2(d)) if packed else width
     columns = {10: 32, 20: 64}[width] if packed else 2 * width
     return {"D": d, "COLUMNS": columns, "BLOCK_D": block_d, "PACKED": packed, **CONFIGS[kernel, width]}
 
@@ -291,7 +291,7 @@ def _launch_forward(
     table = prepared[-1]
     values, ids = torch.empty_like(z), z.new_empty(n, dtype=torch.long)
     log_zs, mean_probs, losses = table.new_empty(n), table.new_empty(k), table.new_empty(4)
-    programs = triton.cdiv(n, tiles["BLOCK_N"])
+    programs = ceil_div(n, tiles["BLOCK_N"])
     partial_sums = table.new_empty(programs, k + NUM_SUMS.value)
     with torch.cuda.device_of(z):
         if n:
@@ -306,7 +306,7 @@ def _launch_forward(
 def _fake_forward(z: Tensor, codes: Tensor, *_: Any) -> tuple[Tensor, ...]:
     (n, d), k = z.shape, len(codes)
     tiles, block_k = _choose_forward_tiles(d)
-    padded = triton.cdiv(k, block_k) * block_k
+    padded = ceil_div(k, block_k) * block_k
     shapes = (4,), (k,), (n,), (d,), (padded,), (padded, tiles["COLUMNS"])
     sums = (z.new_empty(shape, dtype=torch.float32) for shape in shapes)
     return torch.empty_like(z), z.new_empty(n, dtype=torch.long), *sums
@@ -333,7 +333,7 @@ def _launch_backward(
     *scalars, codes_learn = options
     (n, d), k, tiles = z.shape, len(codes), _choose_tiles("backward", z.shape[1])
     most = max(MIN_PROGRAMS, min(MAX_PROGRAMS, PARTIAL_SUMS_SIZE // (k * d)))
-    programs = min(triton.cdiv(n, tiles["BLOCK_N"]), most)
+    programs = min(ceil_div(n, tiles["BLOCK_N"]), most)
     dz = torch.empty_like(z)
     partial_dc = table.new_empty(programs, k, d) if codes_learn else None
     if n:
