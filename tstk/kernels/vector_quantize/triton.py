@@ -35,10 +35,10 @@ from tstk.kernels.vector_quantize import LossOptions
 CONFIGS: dict[tuple[str, int], dict[str, int]] = load_tuned_sizes(
     "vector_quantize",
     {
-        ("forward", 10): {"BLOCK_N": 32, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-        ("forward", 20): {"BLOCK_N": 32, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-        ("forward", 32): {"BLOCK_N": 32, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-        ("forward", 64): {"BLOCK_N": 32, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("forward", 10): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("forward", 20): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("forward", 32): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("forward", 64): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2},
         ("backward", 10): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
         ("backward", 20): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
         ("backward", 32): {"BLOCK_N": 32, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
