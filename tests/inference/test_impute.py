@@ -210,7 +210,7 @@ def test_the_figure_has_the_series_with_the_longest_filled_stretch(trained, tmp_
     x[1, 0, 10:20] = np.nan
     np.savez(tmp_path / "in.npz", X=x)
     drawn = []
-    monkeypatch.setattr("tstk.report.imputation.render_imputation", lambda *args: drawn.append(args) or b"")
+    monkeypatch.setattr("tstk.plot.imputation.render_imputation", lambda *args: drawn.append(args) or b"")
     words = ["--data", tmp_path / "in.npz", "--out", tmp_path / "out.npz", "--plot", tmp_path / "a.png"]
     call("impute", trained("masked"), *words)
     assert np.isnan(x[1])[drawn[0][1]].all()

@@ -192,7 +192,7 @@ def _write_events(path: Path, detection: Detection, force: bool) -> None:
 def _write_plot(path: Path, detection: Detection, labels: Any, force: bool) -> None:
     import numpy as np
 
-    from tstk.report.anomalies import render_detection
+    from tstk.plot.anomalies import render_detection
 
     row = int(np.nan_to_num(detection.scores, nan=-np.inf).max(1).argmax())
     end, recordings = int(detection.recordings.ends[row]), detection.recordings

@@ -117,7 +117,7 @@ def _write_plot(path: Path, imputation: Imputation, force: bool) -> None:
     import numpy as np
 
     from tstk.evaluation.anomalies import find_ranges
-    from tstk.report.imputation import render_imputation
+    from tstk.plot.imputation import render_imputation
 
     if not imputation.filled.any():
         print_note(f"note: {path} was not written: nothing was filled, so there is nothing to draw")
