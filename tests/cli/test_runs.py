@@ -284,13 +284,8 @@ def test_both_formats_hold_the_same_predictions(tstk, run):
     assert [row["predicted"] for row in table("p.csv")] == arrays["predicted"].tolist()
 
 
-def test_predictions_of_all_windows_are_no_csv_and_the_message_names_the_command_for_the_next_rows(refused, forecaster):
-    message = refused("predict", forecaster, "--out", "next.csv")
-    assert message.endswith(f"written by: tstk forecast {forecaster} --out next.csv")
-
-
 def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, csv):
-    assert tstk("forecast", forecaster, "--out", "next.csv").exit_code == 0
+    assert tstk("predict", forecaster, "--out", "next.csv").exit_code == 0
     rows = table("next.csv")
     assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
     assert rows[0]["date"] == "2020-01-01 02:20:00"
@@ -298,7 +293,7 @@ def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, 
     from tstk.core.types import Series
 
     want = load(forecaster).predict_batch(Series(torch.from_numpy(given[-20:].T.copy())[None]))[0]
-    found = np.array([float(r["mean"]) for r in rows]).reshape(5, 2).T
+    found = np.array([float(r["forecast"]) for r in rows]).reshape(5, 2).T
     assert np.allclose(found, want.numpy(), rtol=1e-4, atol=1e-4)
 
 
@@ -306,8 +301,8 @@ def test_a_forecast_as_csv_is_of_a_table_that_is_read_as_asked(tstk, forecaster,
     lines = Path(csv).read_text().splitlines()
     (tmp_path / "late.csv").write_text("\n".join(["written by a logger", *lines]))
     options = ["--reader", "csv", "--reader.skip-lines", 1, "--data", "late.csv"]
-    assert tstk("forecast", forecaster, "--out", "next.csv").exit_code == 0
-    assert tstk("forecast", forecaster, "--out", "late_next.csv", *options).exit_code == 0
+    assert tstk("predict", forecaster, "--out", "next.csv").exit_code == 0
+    assert tstk("predict", forecaster, "--out", "late_next.csv", *options).exit_code == 0
     assert table("late_next.csv") == table("next.csv")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isnan
-from shlex import quote
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,12 +17,13 @@ from tstk.errors import OptionError
 
 if TYPE_CHECKING:
     from tstk.inference.identity import Arrays
+    from tstk.inference.predict import Forecast
 
 
 @click.command(
     cls=RunCommand,
     epilog=format_examples(
-        "tstk predict runs/a --out predictions.csv", "tstk predict runs/forecaster --data latest.csv --out windows.npz"
+        "tstk predict runs/a --out predictions.csv", "tstk predict runs/forecaster --data latest.csv --out next.csv"
     ),
 )
 @add_run_options
@@ -54,19 +55,20 @@ def command(
     [series, classes, samples], with row, id, group, recording, start and classes.
 
     Forecasting, .npz: every window of the test split, or of the table given with --data, as arrays forecast and truth
-    [windows, channels, horizon], with the row of the table at which each begins, and its time as id. The rows after the
-    last row of a table are forecast by tstk forecast.
+    [windows, channels, horizon], with the row of the table at which each begins, and its time as id. Forecasting, .csv:
+    the rows after the last row of that table (or of the run's own), with the columns step, date (as the table writes
+    its times) if they are evenly spaced, channel and forecast.
     """
     from tstk.config.records import RunConfig
-    from tstk.inference.predict import predict
+    from tstk.inference.predict import forecast, predict
     from tstk.inference.segments import list_segments
 
     path = validate_output_path(out, (".csv", ".npz"), force)
     if path.suffix.lower() == ".csv" and RunConfig.read(run).horizon is not None:
-        raise OptionError(
-            f"--out {out}: the forecasts of all windows are written as .npz; those of the rows after the last one are "
-            f"written by: tstk forecast {quote(run)} --out {quote(out)}"
-        )
+        if label_column is not None:
+            raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts a table; remove it")
+        _write_forecast(path, forecast(run, data, data_root=data_root, reader=reader), force)
+        return
     arrays = predict(run, data, data_root=data_root, reader=reader, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":
         write_npz(path, arrays, replace=force)
@@ -101,3 +103,14 @@ def _tabulate(predictions: Arrays) -> tuple[list[str], list[list[Any]]]:
         head.append("truth")
         rows = [[*row, name] for row, name in zip(rows, truth, strict=True)]
     return head, rows
+
+
+def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:
+    dated = forecast.dates is not None
+    rows = [
+        [step + 1, *([forecast.dates[step]] if forecast.dates is not None else []), name, str(value[step])]
+        for step in range(forecast.values.shape[1])
+        for name, value in zip(forecast.channels, forecast.values, strict=True)
+    ]
+    write_csv(path, ["step", *(["date"] if dated else []), "channel", "forecast"], rows, replace=force)
+    echo(f"{path}: {forecast.values.shape[1]} steps of {len(forecast.channels)} channels")
