@@ -82,12 +82,7 @@ def impute(
     pipeline, run_config = load_run(run)
     recordings = load_recordings(pipeline, run_config, data, data_root=data_root, reader=reader)
     predicted = impute_samples(
-        pipeline,
-        recordings.x,
-        ends=recordings.ends,
-        stride=stride,
-        batch_size=batch_size,
-        source=recordings.source,
+        pipeline, recordings.x, ends=recordings.ends, stride=stride, batch_size=batch_size, source=recordings.source
     )
     filled = np.isnan(recordings.values) & np.isfinite(predicted)
     values = recordings.values.copy()

@@ -72,12 +72,7 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        hidden: int,
-        dropout: float = 0.0,
-        rank_ratio: float | None = None,
-        hidden_dropout: float = 0.0,
+        self, dim: int, hidden: int, dropout: float = 0.0, rank_ratio: float | None = None, hidden_dropout: float = 0.0
     ) -> None:
         super().__init__()
 
@@ -155,12 +150,7 @@ class Block(_ResidualBlock):
     """
 
     def forward(
-        self,
-        x: Tensor,
-        *,
-        mask: Tensor | None = None,
-        angles: Angles | None = None,
-        cache: list[KVCache] | None = None,
+        self, x: Tensor, *, mask: Tensor | None = None, angles: Angles | None = None, cache: list[KVCache] | None = None
     ) -> Tensor:
         """Map [B, N, D] to [B, N, D]; see `Attention.forward` for the arguments."""
         return self._add_residuals(x, lambda y: self.attention(y, mask=mask, angles=angles, cache=cache))

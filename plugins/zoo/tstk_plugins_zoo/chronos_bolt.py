@@ -177,10 +177,7 @@ class ChronosBolt(PretrainedEncoder):
             pretrained=pretrained,
             config=config,
             sizes={"dim": dim, "depth": depth, "heads": heads, "head_dim": head_dim, "hidden": hidden},
-            fields={
-                **make_t5_fields(dim, depth, heads, head_dim, hidden),
-                "chronos_config": {"use_reg_token": True},
-            },
+            fields={**make_t5_fields(dim, depth, heads, head_dim, hidden), "chronos_config": {"use_reg_token": True}},
         )
         super().__init__(spec, resolved, pretrained, freeze, lr)
         self.model = ChronosBoltModel(resolved, spec.num_tokens)

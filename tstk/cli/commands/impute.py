@@ -48,12 +48,7 @@ SUFFIXES = (".csv", ".npz", ".parquet")
     help="samples from one window to the next; half a window if not given",
 )
 @rich_click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    metavar="int",
-    help="windows per batch",
+    "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, metavar="int", help="windows per batch"
 )
 @add_force_option
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
