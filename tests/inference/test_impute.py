@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.support.hours import call, make_table, refuse, write_table
+from tests.support.hours import make_table, write_table
+from tests.support.shell import call, refuse
 from tstk.inference.impute import impute, score_run
 from tstk.inference.predict import load_run
 from tstk.inference.recordings import load_recordings
