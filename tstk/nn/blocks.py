@@ -24,9 +24,17 @@ def build_projection(in_features: int, out_features: int) -> nn.Module:
     if in_features == out_features:
         return nn.Identity()
     layer = Linear(in_features, out_features)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    init_xavier(layer)
     return layer
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Initialise the linear layers of a module Xavier-uniform with zero bias."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class Dropout(nn.Dropout):
