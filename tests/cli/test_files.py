@@ -21,7 +21,7 @@ def test_every_command_that_writes_a_file_has_the_option_force():
         for name, command in list_commands()
         if any(p.name in ("out", "path") and p.metavar != "DIR" for p in command.params)
     }
-    names = {"predict", "embed", "impute", "detect", "forecast", "tokenize", "export", "report", "codebook", "plot"}
+    names = {"predict", "embed", "impute", "detect", "forecast", "tokenize", "export", "report", "plot"}
     assert names | {"copy", "convert"} <= set(writers)
     assert [name for name, parameters in writers.items() if "force" not in parameters] == []
 
@@ -39,7 +39,6 @@ def test_every_command_that_writes_a_file_has_the_option_force():
         (["export"], "a.pt2"),
         (["export"], "a.onnx"),
         (["report"], "a.html"),
-        (["codebook"], "a.png"),
         (["plot", "tokens"], "a.png"),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.support.shell import call
 from tstk.cli import cli
 from tstk.config.records import RunConfig, read_record, write_record
 from tstk.data import identity
@@ -69,18 +70,12 @@ def test_the_annotations_of_a_record_are_data_where_they_are_its_labels(
     assert not {"r.atr", "r.qrs"} & list_names()
 
 
-def tstk(*words):
-    result = CliRunner().invoke(cli, [str(word) for word in words], prog_name="tstk")
-    assert result.exit_code == 0, result.output
-    return result
-
-
 @pytest.mark.slow
 def test_a_run_scores_its_own_data_from_every_folder(trained, monkeypatch):
     monkeypatch.chdir(trained / "a")
     expected = score("run")["scores"]
     monkeypatch.chdir(trained / "b")
-    result = tstk("eval", "../a/run", "--json")
+    result = call("eval", "../a/run", "--json")
     assert json.loads(result.stdout)["scores"] == expected
     assert "note" not in result.stderr
 
@@ -96,10 +91,10 @@ def test_every_command_says_once_that_the_data_are_not_those_of_the_run(trained,
     write_record(run / "config.json", config)
     outputs = {"predict": "p.csv", "embed": "e.npz", "report": "r.html"}
     more = ["--out", tmp_path / outputs[command]] if command in outputs else []
-    assert "not the data" not in tstk(command, run, *more).stderr
+    assert "not the data" not in call(command, run, *more).stderr
     write_data(tmp_path / "a" / "d.npz", shift=1)
-    more += ["--force"] if more and "--force" in tstk(command, "--help").stdout else []
-    notes = [line for line in tstk(command, run, *more).stderr.splitlines() if "not the data" in line]
+    more += ["--force"] if more and "--force" in call(command, "--help").stdout else []
+    notes = [line for line in call(command, run, *more).stderr.splitlines() if "not the data" in line]
     assert len(notes) == 1
     assert notes[0].startswith(
         f"note: these are not the data that {run} was trained on: now {tmp_path / 'a' / 'd.npz'}"

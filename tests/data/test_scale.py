@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from tstk.cli import cli
+from tests.support.shell import call
 from tstk.config.records import RunConfig
 from tstk.data import DataConfig, load_data, scale
 from tstk.data.scale import compare_scales, describe_far_values, describe_other_data, describe_other_scale
@@ -122,12 +121,6 @@ WORDS = [
 ]
 
 
-def tstk(*words):
-    result = CliRunner().invoke(cli, [str(word) for word in words], prog_name="tstk")
-    assert result.exit_code == 0, result.output
-    return result
-
-
 def save(path, x, factor=1.0, channels=("u", "v")):
     y = np.arange(len(x)) % 2
     np.savez(path, X_train=x * factor, y_train=y, X_test=x * factor, y_test=y, channels=list(channels))
@@ -139,7 +132,7 @@ def trained(tmp_path_factory):
     """Return a folder with a trained classifier `run` and a set of another scale, `other.npz`."""
     folder = tmp_path_factory.mktemp("scale")
     x = np.random.default_rng(0).normal(size=(20, 2, 16)).astype(np.float32)
-    tstk(*WORDS, "--head", "linear", "--data", save(folder / "d.npz", x), "--out", folder / "run")
+    call(*WORDS, "--head", "linear", "--data", save(folder / "d.npz", x), "--out", folder / "run")
     save(folder / "other.npz", x, 1000.0)
     save(folder / "named.npz", x, 1000.0, ("w", "v"))
     return folder
@@ -156,13 +149,13 @@ def test_data_of_another_scale_are_noted_by_every_function(trained, use, recwarn
 
 
 def test_a_command_notes_another_scale_once(trained, tmp_path):
-    result = tstk("predict", trained / "run", "--data", trained / "other.npz", "--out", tmp_path / "p.csv")
+    result = call("predict", trained / "run", "--data", trained / "other.npz", "--out", tmp_path / "p.csv")
     assert result.stderr.count("if the units differ, convert the data") == 1
 
 
 def test_a_table_of_another_scale_is_noted(tmp_path, csv):
     words = ["--head", "forecast", "--data", csv, "--context", "16", "--horizon", "4"]
-    tstk(*WORDS, *words, "--out", tmp_path / "run")
+    call(*WORDS, *words, "--out", tmp_path / "run")
     rows = Path(csv).read_text().splitlines()
     cells = [row.split(",") for row in rows[1:]]
     shifted = [",".join([date, *(str(float(value) + 500) for value in values)]) for date, *values in cells]
@@ -176,7 +169,7 @@ def test_starting_from_a_run_of_other_channels_or_scale_is_noted(trained, tmp_pa
     words = [*(word for word in WORDS if word != "--quiet"), "--head", "linear", "--init-from", trained / "run"]
 
     def train(name):
-        return tstk(*words, "--data", trained / name, "--out", tmp_path / name).stderr
+        return call(*words, "--data", trained / name, "--out", tmp_path / name).stderr
 
     assert "trained on other data" not in train("d.npz")
     other, named = train("other.npz"), train("named.npz")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.hours import call, make_table, write_table
+from tests.support.hours import make_table, write_table
+from tests.support.shell import call
 
 SMALL = ["--encoder.dim", "16", "--encoder.heads", "2", "--encoder.depth", "1", "--threads", "1", "--device", "cpu"]
 KINDS = {

@@ -11,7 +11,8 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet as pq
 
 from benchmarks.events import KINDS, insert_events
-from tests.support.hours import call, make_table, refuse, write_table
+from tests.support.hours import make_table, write_table
+from tests.support.shell import call, refuse
 from tstk.config.records import read_record, write_record
 from tstk.errors import OptionError
 from tstk.inference.detect import detect, evaluate_detection, find_events, load_labels

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.support.hours import call, make_table, refuse, write_table
+from tests.support.hours import make_table, write_table
+from tests.support.shell import call, refuse
 from tstk.inference.impute import impute, score_run
 from tstk.inference.predict import load_run
 from tstk.inference.recordings import load_recordings
@@ -210,7 +211,7 @@ def test_the_figure_has_the_series_with_the_longest_filled_stretch(trained, tmp_
     x[1, 0, 10:20] = np.nan
     np.savez(tmp_path / "in.npz", X=x)
     drawn = []
-    monkeypatch.setattr("tstk.report.imputation.render_imputation", lambda *args: drawn.append(args) or b"")
+    monkeypatch.setattr("tstk.plot.imputation.render_imputation", lambda *args: drawn.append(args) or b"")
     words = ["--data", tmp_path / "in.npz", "--out", tmp_path / "out.npz", "--plot", tmp_path / "a.png"]
     call("impute", trained("masked"), *words)
     assert np.isnan(x[1])[drawn[0][1]].all()

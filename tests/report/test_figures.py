@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from tstk.report.anomalies import draw_detection
-from tstk.report.imputation import MAX_SAMPLES, choose_range, draw_imputation
+from tstk.plot.anomalies import draw_detection
+from tstk.plot.imputation import MAX_SAMPLES, choose_range, draw_imputation
 
 
 def test_a_short_series_is_drawn_whole_and_a_long_one_around_its_longest_filled_stretch():

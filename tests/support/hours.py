@@ -1,24 +1,8 @@
-"""A table of hours with a daily period, and `tstk` called in this process."""
+"""A table of hours with a daily period."""
 
 import csv as csvfile
 
 import numpy as np
-from click.testing import CliRunner
-
-from tstk.cli import cli
-
-
-def call(*words):
-    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refuse(*words):
-    """Run a command that must fail, and return what it says."""
-    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-    assert result.exit_code == 2, result.output
-    return result.stderr
 
 
 def make_table(rows=640, seed=0):

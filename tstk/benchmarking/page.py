@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tstk.benchmarking.ranking import draw_diagram, format_diagram
 from tstk.benchmarking.results import RESULTS_FILE, BenchmarkResult
-from tstk.files import write_json, write_text
+from tstk.files import format_csv, write_json, write_text
 from tstk.report.markdown import escape_markdown, format_code, format_code_block, format_table
 
 
@@ -91,16 +90,11 @@ def write_results(result: BenchmarkResult, methods: Mapping[str, str], out_dir: 
             "cells": cells,
         },
     )
-    lines = io.StringIO()
-    rows = csv.writer(lines, lineterminator="\n")
-    rows.writerow(["method", "data", "seed", "fold", result.score, "by", "seconds", "error"])
+    rows: list[list[Any]] = [["method", "data", "seed", "fold", result.score, "by", "seconds", "error"]]
     for c in result.cells:
-        value = c.result.get("scores", {}).get(result.score, "")
-        fold = "" if c.fold is None else c.fold
-        rows.writerow(
-            [c.method, c.data, c.seed, fold, value, c.result.get("by", ""), c.result.get("seconds", ""), c.error]
-        )
-    write_text(out_dir / "bench.csv", lines.getvalue())
+        facts = c.result.get("scores", {}).get(result.score), c.result.get("by"), c.result.get("seconds")
+        rows.append([c.method, c.data, c.seed, c.fold, *facts, c.error])
+    write_text(out_dir / "bench.csv", format_csv(rows))
     write_text(out_dir / "bench.md", _render_markdown(result, methods))
     if result.ranking:
         with suppress(ImportError):  # without matplotlib, bench.md still has the text diagram

@@ -135,7 +135,6 @@ _COMMANDS = {
     "export": "Export a run as a torch.export or ONNX graph",
     "probe": "Evaluate a run's frozen features with a simple classifier",
     "bench": "Compare methods over data sets and seeds",
-    "codebook": "Plot the codes of a run and their usage",
     "report": "Write an HTML report of a run",
     "plot": "Write a figure of a run: forecasts, tokens, codes, ...",
     "push": "Share a run on the Hugging Face hub",

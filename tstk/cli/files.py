@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import rich_click
 
 from tstk.config.run_directory import resolve_run_dir
 from tstk.errors import OptionError
-from tstk.files import atomic_write, check_new_file, write_bytes
+from tstk.files import atomic_write, check_new_file, format_csv, write_text
 
 add_force_option = rich_click.option("--force", is_flag=True, help="replace the output file if it exists")
 """Decorator: add to a command the option --force."""
@@ -60,9 +58,7 @@ def resolve_output_path(run: str, name: str, out: str | None, force: bool) -> Pa
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], *, replace: bool) -> None:
     """Write a table with a header line, see `tstk.files.atomic_write`."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_bytes(path, text.getvalue().encode(), replace=replace)
+    write_text(path, format_csv([header, *rows]), replace=replace)
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any], *, replace: bool) -> None:

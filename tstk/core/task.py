@@ -87,11 +87,7 @@ class Baselines:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of `RunResult` that describe the baselines."""
-        return {
-            "baselines": self.scores,
-            "baselines_skipped": self.skipped,
-            "baselines_details": self.details,
-        }
+        return {"baselines": self.scores, "baselines_skipped": self.skipped, "baselines_details": self.details}
 
 
 class Metrics(Protocol):

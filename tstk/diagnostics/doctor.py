@@ -98,10 +98,7 @@ def _check_versions() -> Iterator[Finding]:
     for u in unmet:
         value = f"{u.installed} is installed" if u.installed else "is not installed"
         yield Finding(
-            "versions",
-            u.name,
-            f"{value}; {CORE_DISTRIBUTION} needs {u.requirement}",
-            f"pip install '{u.requirement}'",
+            "versions", u.name, f"{value}; {CORE_DISTRIBUTION} needs {u.requirement}", f"pip install '{u.requirement}'"
         )
     if other_version := get_installed_version("tstk"):
         yield Finding(
@@ -255,12 +252,7 @@ def _check_write_access() -> Iterator[Finding]:
             "runs": "work in another folder, or name one with --out",
             "cache": "set TSTK_CACHE to a writable folder",
         }
-        yield Finding(
-            "write access",
-            name,
-            f"{folder.absolute()}: {why or 'writable'}",
-            remedy[name] if why else "",
-        )
+        yield Finding("write access", name, f"{folder.absolute()}: {why or 'writable'}", remedy[name] if why else "")
 
 
 def _why_unwritable(folder: Path) -> str:

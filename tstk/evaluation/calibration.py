@@ -137,12 +137,7 @@ def choose_threshold(targets: Array, probabilities: Array, rate: Rate, minimum: 
 
 
 def score_threshold(
-    targets: Array,
-    probabilities: Array,
-    threshold: float,
-    groups: Sequence[str] | None = None,
-    *,
-    seed: int = 0,
+    targets: Array, probabilities: Array, threshold: float, groups: Sequence[str] | None = None, *, seed: int = 0
 ) -> tuple[dict[str, float], dict[str, list[float]], str]:
     """Score the decisions of a threshold: sensitivity, specificity, precision and npv (negative predictive value).
 

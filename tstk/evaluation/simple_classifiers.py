@@ -91,10 +91,7 @@ def why_classifier_too_large(name: str, train: Sequence[Split], test: Split, spe
     num_features = spec.channels * (4 + min(MAX_FREQUENCIES, spec.length // 2))
     sizes = {"series x samples": ((num_train + len(test)) * samples_per_series, MAX_SAMPLES)}
     if name == "1-NN":
-        sizes["training series x test series x samples"] = (
-            num_train * len(test) * samples_per_series,
-            MAX_PRODUCTS,
-        )
+        sizes["training series x test series x samples"] = (num_train * len(test) * samples_per_series, MAX_PRODUCTS)
     else:
         sizes["training series x features x classes"] = (
             num_train * num_features * (spec.num_outputs or 1),

@@ -9,13 +9,15 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -204,6 +206,13 @@ def write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
 def write_text(path: Path, text: str, *, replace: bool = True) -> None:
     """Write text atomically, see `atomic_write`."""
     write_bytes(path, text.encode(), replace=replace)
+
+
+def format_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows, the header included, as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from tstk.data.columns import Reader
 from tstk.data.readers.csv import replace_cells
 from tstk.errors import OptionError
 from tstk.evaluation.imputation import score_imputation
-from tstk.files import atomic_write, write_bytes
+from tstk.files import atomic_write, format_csv, write_bytes
 from tstk.inference.predict import load_run
 from tstk.inference.recordings import Recordings, load_recordings
 
@@ -84,12 +82,7 @@ def impute(
     pipeline, run_config = load_run(run)
     recordings = load_recordings(pipeline, run_config, data, data_root=data_root, reader=reader)
     predicted = impute_samples(
-        pipeline,
-        recordings.x,
-        ends=recordings.ends,
-        stride=stride,
-        batch_size=batch_size,
-        source=recordings.source,
+        pipeline, recordings.x, ends=recordings.ends, stride=stride, batch_size=batch_size, source=recordings.source
     )
     filled = np.isnan(recordings.values) & np.isfinite(predicted)
     values = recordings.values.copy()
@@ -228,9 +221,7 @@ def _fill_csv(imputation: Imputation) -> tuple[bytes, list[str]]:
     rows = [[*(["date"] if dates is not None else []), *recordings.channels]]
     for i, values in enumerate(table):
         rows.append([*([str(dates[i])] if dates is not None else []), *("" if v != v else str(v) for v in values)])
-    output = io.StringIO()
-    csv.writer(output, lineterminator="\n").writerows(rows)
-    return output.getvalue().encode(), notes
+    return format_csv(rows).encode(), notes
 
 
 def _write_parquet(path: Path, imputation: Imputation, replace: bool) -> list[str]:

@@ -380,20 +380,7 @@ def open_run(
     reader: Reader | None = None,
     label_column: str | None = None,
 ) -> tuple[Pipeline, Split, RunConfig]:
-    """Return the pipeline of a run, the split to apply it to, and the config of the run.
-
-    Args:
-        run: run directory
-        data: name or path; the test split of the run if None
-        data_root: folder to look up data sets by name in
-        reader: name of the reader of these data, or a table of its name and options; if None that of the run, or of the
-            suffix
-        label_column: column or array with the labels, if it has an unusual name
-
-    Raises:
-        CheckpointError: the run cannot be loaded
-        DataError: the data do not fit the run
-    """
+    """Return the pipeline of a run, the split to apply it to, and the config of the run; arguments as of `predict`."""
     pipeline, run_config = load_run(run)
     return pipeline, _load_split(pipeline, run_config, data, data_root, label_column, reader)[1], run_config
 

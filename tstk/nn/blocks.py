@@ -24,9 +24,17 @@ def build_projection(in_features: int, out_features: int) -> nn.Module:
     if in_features == out_features:
         return nn.Identity()
     layer = Linear(in_features, out_features)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    init_xavier(layer)
     return layer
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Initialise the linear layers of a module Xavier-uniform with zero bias."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class Dropout(nn.Dropout):
@@ -72,12 +80,7 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        hidden: int,
-        dropout: float = 0.0,
-        rank_ratio: float | None = None,
-        hidden_dropout: float = 0.0,
+        self, dim: int, hidden: int, dropout: float = 0.0, rank_ratio: float | None = None, hidden_dropout: float = 0.0
     ) -> None:
         super().__init__()
 
@@ -155,12 +158,7 @@ class Block(_ResidualBlock):
     """
 
     def forward(
-        self,
-        x: Tensor,
-        *,
-        mask: Tensor | None = None,
-        angles: Angles | None = None,
-        cache: list[KVCache] | None = None,
+        self, x: Tensor, *, mask: Tensor | None = None, angles: Angles | None = None, cache: list[KVCache] | None = None
     ) -> Tensor:
         """Map [B, N, D] to [B, N, D]; see `Attention.forward` for the arguments."""
         return self._add_residuals(x, lambda y: self.attention(y, mask=mask, angles=angles, cache=cache))

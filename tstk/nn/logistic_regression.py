@@ -140,10 +140,7 @@ def fit_logistic_path(x: Tensor, y: Tensor, c_values: Sequence[float], *, tolera
 
 
 def minimize_lbfgs(
-    loss: Callable[[Tensor], tuple[Tensor, Tensor]],
-    start: Tensor,
-    inverse_curvature: Tensor,
-    tolerance: float,
+    loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, inverse_curvature: Tensor, tolerance: float
 ) -> Tensor:
     """Minimize a convex function by L-BFGS (Nocedal and Wright 2006, algorithm 7.5) with backtracking line search.
 

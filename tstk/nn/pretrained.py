@@ -70,12 +70,7 @@ def read_bert_config(name: str) -> dict[str, Any]:
         OptionError: there is no such checkpoint, or its architecture is not BERT's
     """
     config = read_checkpoint_config(name)
-    expected = {
-        "model_type": "bert",
-        "hidden_act": "gelu",
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-    }
+    expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
     differences = [f"{k} {config[k]!r}" for k, v in expected.items() if config.get(k, v) != v]
     if differences:
         raise OptionError(f"pretrained={name!r} is not plain BERT ({', '.join(differences)}); try encoder 'hf'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,27 @@ def save_figure(figure: Figure, format: str = "png", dpi: int = 150) -> bytes:
     with rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": "tstk"}):
         figure.savefig(file, format=format, dpi=dpi, metadata=metadata.get(format))
     return file.getvalue()
+
+
+def render_image(draw: Callable[[Figure], None], size: tuple[float, float], format: str = "png") -> bytes:
+    """Draw a figure and return the image file.
+
+    Args:
+        draw: function that draws on the figure
+        size: width and height in inches
+        format: png, svg or pdf
+
+    Raises:
+        TstkError: matplotlib is not installed
+    """
+    require_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+    return save_figure(figure, format)
 
 
 def add_legend(axes: Axes) -> None:

@@ -14,7 +14,7 @@ from tstk.errors import OptionError
 from tstk.files import check_new_file, write_text
 from tstk.plugins.registry import get_registry
 from tstk.report.classes import render_classes
-from tstk.report.codes import render_codebook, render_reconstructions
+from tstk.report.codes import render_codebook
 from tstk.report.context import RunContext, Selection, load_context
 from tstk.report.page import Section, render_page
 from tstk.report.predictions import (
@@ -23,6 +23,7 @@ from tstk.report.predictions import (
     render_labels,
     render_masked_reconstructions,
     render_numbers,
+    render_reconstructions,
 )
 from tstk.report.segments import render_segments
 from tstk.report.summary import format_title, render_config, render_curves, render_overview, render_reproduce

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tstk.plot.style import STYLE, require_matplotlib, save_figure
+from tstk.plot.style import render_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,24 +165,3 @@ def render_figure(title: str, alt: str, draw: Callable[[Figure], None], size: tu
     source = "data:image/svg+xml;base64," + b64encode(render_image(draw, size, "svg")).decode()
     kind = ' class="wide"' if size[0] > WIDE else ""  # which a phone scrolls
     return f'<figure{kind}><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
-
-
-def render_image(draw: Callable[[Figure], None], size: tuple[float, float], format: str = "png") -> bytes:
-    """Draw a figure in the style of the reports and return the image file.
-
-    Args:
-        draw: function that draws on the figure
-        size: width and height in inches
-        format: png, svg or pdf
-
-    Raises:
-        TstkError: matplotlib is not installed
-    """
-    require_matplotlib()
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-    return save_figure(figure, format)

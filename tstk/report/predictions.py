@@ -1,4 +1,4 @@
-"""Report sections on predictions: forecasts, masked reconstructions and embeddings."""
+"""Report sections on predictions: forecasts, reconstructions and embeddings."""
 
 from __future__ import annotations
 
@@ -156,19 +156,32 @@ def render_masked_reconstructions(context: RunContext) -> Section | None:
     """Render masked samples and their reconstruction by the decoder."""
     if not predicts_masked_targets(context.pipeline):
         return None
-    channels = context.select_channels(range(len(context.channels))[:2])
+    text = "The encoder did not see the shaded samples; the decoder predicts them from the others."
+    return _render_series(context, "Masked samples", text, slice(2))
+
+
+def render_reconstructions(context: RunContext) -> Section | None:
+    """Render series with their reconstructions by an autoencoder."""
+    if context.pipeline.decoder is None or not context.pipeline.decoder.predicts_series:
+        return None
+    text = "The input of the tokenizer, and its reconstruction from the codes."
+    return _render_series(context, "Reconstructions", text, slice(-2, None))
+
+
+def _render_series(context: RunContext, title: str, text: str, default_channels: slice) -> Section:
+    """Render a panel with its reconstruction for some channels of some series."""
+    channels = context.select_channels(range(len(context.channels))[default_channels])
     rows = context.select_rows(max(1, MAX_PANELS // len(channels)))
     series = compute_reconstructions(context, rows)
     figures = [
-        _plot_masked_reconstruction(context, row, channel, channels_of_row[channel])
+        _plot_reconstruction(context, row, channel, channels_of_row[channel])
         for channel in channels
         for row, channels_of_row in zip(rows.tolist(), series, strict=True)
     ]
-    text = "The encoder did not see the shaded samples; the decoder predicts them from the others."
-    return Section(f"Masked samples, {context.split_name} split", render_paragraph(text) + render_panels(figures))
+    return Section(f"{title}, {context.split_name} split", render_paragraph(text) + render_panels(figures))
 
 
-def _plot_masked_reconstruction(context: RunContext, row: int, channel: int, series: ReconstructedSeries) -> str:
+def _plot_reconstruction(context: RunContext, row: int, channel: int, series: ReconstructedSeries) -> str:
     name, axis = context.channels[channel], context.get_axis(row, len(series.samples))
     label = f"channel {name} of {context.describe(row)}, {series.describe()}"
     return render_panel(

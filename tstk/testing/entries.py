@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tstk.data.columns import ColumnRoles
 from tstk.errors import TstkError
@@ -101,16 +102,19 @@ def has_valid_stages(entry: Entry) -> None:
         raise AssertionError(str(e)) from None
 
 
+def load_subclass(entry: Entry, base: type, name: str) -> Any:
+    """Import the target of an entry, and check that it is a subclass of `base`, whose import path is `name`."""
+    target = get_registry().load(entry)
+    is_subclass = isinstance(target, type) and issubclass(target, base)
+    expect(is_subclass, f"{entry.target} is {target!r}; expected a subclass of {name}")
+    return target
+
+
 def is_a_callback(entry: Entry) -> None:
     """Check that the target is a `Callback` subclass whose constructor needs no arguments."""
     from tstk.training.callbacks import Callback
 
-    target = get_registry().load(entry)
-    expect(
-        isinstance(target, type) and issubclass(target, Callback),
-        f"{entry.target} is {target!r}; expected a subclass of tstk.Callback",
-    )
-    target()
+    load_subclass(entry, Callback, "tstk.Callback")()
 
 
 def is_a_command(entry: Entry) -> None:
@@ -128,11 +132,7 @@ def is_a_probe(entry: Entry) -> None:
 
     from tstk.evaluation.probe_classifiers import FeatureSet, ProbeClassifier
 
-    target = get_registry().load(entry)
-    expect(
-        isinstance(target, type) and issubclass(target, ProbeClassifier),
-        f"{entry.target} is {target!r}; expected a subclass of tstk.evaluation.probe_classifiers.ProbeClassifier",
-    )
+    target = load_subclass(entry, ProbeClassifier, "tstk.evaluation.probe_classifiers.ProbeClassifier")
     y = np.arange(24) % 2
     if "class" not in target.target_types:
         y = y.astype(int if "labels" in target.target_types else float)[:, None]
@@ -148,11 +148,7 @@ def is_a_task(entry: Entry) -> None:
     from tstk.core.task import Task
     from tstk.testing.tasks import check_scores
 
-    target = get_registry().load(entry)
-    expect(
-        isinstance(target, type) and issubclass(target, Task),
-        f"{entry.target} is {target!r}; expected a subclass of tstk.Task",
-    )
+    target = load_subclass(entry, Task, "tstk.Task")
     attrs = read_signature(entry.target).class_attrs
     missing = [name for name in ("target_type", "default_loss", "main_metric") if not attrs.get(name)]
     expect(not missing, f"{entry.target} does not set {', '.join(missing)}; write them as literals in the class")

@@ -34,11 +34,7 @@ class TrainingCheckpoint:
     """
 
     def __init__(
-        self,
-        state: TrainState,
-        train_step: TrainStep,
-        metric_tracker: MetricTracker,
-        callbacks: Mapping[str, Callback],
+        self, state: TrainState, train_step: TrainStep, metric_tracker: MetricTracker, callbacks: Mapping[str, Callback]
     ) -> None:
         self.state, self.train_step, self.metric_tracker, self.callbacks = state, train_step, metric_tracker, callbacks
 

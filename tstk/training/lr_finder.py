@@ -55,7 +55,6 @@ def lr_range_test(pipeline: Pipeline, data: DataModule, config: TrainConfig) -> 
 
     Raises:
         OptionError: a step cannot fit into memory
-        OptionError: a step cannot fit into memory
         TrainingError: the loss diverges within the first steps
     """
     check_memory(pipeline, data, config)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tstk.evaluation.formatting import format_number
-from tstk.files import write_text
+from tstk.files import format_csv, write_text
 
 STUDY_FILE = "study.jsonl"
 BEST_FILE = "best.toml"
@@ -140,14 +138,12 @@ def format_value(value: Any) -> str:
 def write_results(result: TuneResult) -> None:
     """Write trials.csv, and best.toml if a trial has finished."""
     columns = dict.fromkeys(name for trial in result.trials for name in trial.options)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     facts = ("number", "state", "score", "standard_error", "epoch", "seconds", "val_series")
-    writer.writerow([*facts, *columns, "error"])
-    for trial in result.trials:
-        cells = [getattr(trial, name) for name in facts]
-        writer.writerow([*cells, *(trial.options.get(name) for name in columns), trial.error])
-    write_text(result.out / TRIALS_FILE, text.getvalue())
+    rows = [
+        [*(getattr(trial, name) for name in facts), *(trial.options.get(name) for name in columns), trial.error]
+        for trial in result.trials
+    ]
+    write_text(result.out / TRIALS_FILE, format_csv([[*facts, *columns, "error"], *rows]))
     if (best := result.best) is not None:
         head = f"# Trial {best.number} of {len(result.trials)}: {result.metric} {best.score:.6g} on validation\n"
         write_text(result.config_file, head + best.config)

@@ -215,13 +215,7 @@ def _make_series(x: Tensor) -> Series:
 
 def _build_tokenizer(spec: Spec, dim: int, scales: int, patch_time: int, patch_freq: int) -> CWT:
     return CWT(
-        spec,
-        dim=dim,
-        patch_time=patch_time,
-        patch_freq=patch_freq,
-        scales=scales,
-        min_scale=0.1,
-        kernel="published",
+        spec, dim=dim, patch_time=patch_time, patch_freq=patch_freq, scales=scales, min_scale=0.1, kernel="published"
     )
 
 

@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from tstk_plugins_vqshape.synthetic import EVENTS, make_synthetic
 from tstk_plugins_vqshape.text import Texts, compute_states, encode_sentences, from_captions, from_labels, from_notes
 from tstk_plugins_vqshape.tokenizer import VQShape
 
-from tstk.cli import cli
+from tests.support.shell import call
 from tstk.config.records import RunConfig
 from tstk.core.types import Series, Spec
 from tstk.data import DataConfig, load_data
@@ -21,12 +20,6 @@ SMALL = {"dim": 16, "depth": 1, "query_depth": 1, "heads": 2, "tokens": 6, "code
 SMALL |= {"shape_width": 16, "dropout": 0.0, "patch_drop": 0.0}
 FLAGS = [f"--{slot}.{k.replace('_', '-')}={v}" for slot, t in (("tokenizer", SMALL),) for k, v in t.items()]
 FLAGS += ["--decoder.dim=16", "--decoder.heads=2", "--steps=3", "--batch-size=8", "--resize=32", "--threads=1"]
-
-
-def call(*words):
-    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-    assert result.exit_code == 0, result.output
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from tstk_plugins_vqshape.explain import explain
 from tstk_plugins_vqshape.tokenizer import VQShape
 
-from tstk.cli import cli
+from tests.support.shell import call, refuse
 from tstk.core.types import Spec
 from tstk.data import DataConfig, load_data
 from tstk.errors import IncompatibleError
@@ -22,18 +21,6 @@ SMALL = {"dim": 16, "depth": 1, "query-depth": 1, "heads": 2, "tokens": 6, "code
 TOKENIZER = [f"--tokenizer.{k}={v}" for k, v in SMALL.items()]
 DECODER = ["--decoder.dim=16", "--decoder.heads=2"]
 QUICK = ["--batch-size=16", "--threads=1"]
-
-
-def call(*words):
-    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def assert_refused(*words):
-    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-    assert result.exit_code == 2, result.output
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +87,7 @@ def test_a_probe_takes_any_labelled_set(folder):
     result = json.loads(call(*words).stdout)
     assert result["width"] == 27
     assert {row["weights"] for row in result["results"]} == {"trained", "untrained"}
-    assert "these data are without labels" in assert_refused("probe", folder / "shapes")
+    assert "these data are without labels" in refuse("probe", folder / "shapes")
 
 
 def test_a_histogram_counts_each_channel_for_itself(folder):
@@ -132,16 +119,16 @@ def test_the_contributions_of_shapes_add_up_to_the_margin(folder, name):
 def test_pictures_are_drawn_and_stand_in_the_report(folder):
     pytest.importorskip("matplotlib")
     for run in ("shapes", "histogram"):
-        text = call("codebook", folder / run, "--merge", "0.5").stdout
-        assert "codes in use" in text
-        assert (folder / run / "codebook.png").read_bytes().startswith(b"\x89PNG")
+        out = folder / run / "codebook.png"
+        assert call("plot", "codebook", folder / run, "--merge", "0.5", "--out", out).stdout == f"{out}\n"
+        assert out.read_bytes().startswith(b"\x89PNG")
         page = call("report", folder / run).stdout.strip()
         assert "Shapes in the series" in Path(page).read_text(encoding="utf-8")
     words = ["explain", folder / "shapes", "--data", folder / "others.npz", "--index", "2", "--out", folder / "a.png"]
     assert "covers" in call(*words).stdout
     assert "attribution" in call("explain", folder / "tokens", "--index", "1").stdout
     assert (folder / "tokens" / "explain-1.png").is_file()
-    assert "the part has 16 series" in assert_refused("explain", folder / "tokens", "--index", "16")
+    assert "the part has 16 series" in refuse("explain", folder / "tokens", "--index", "16")
 
 
 def test_a_series_of_several_channels_is_refused_with_the_remedy():
@@ -154,7 +141,7 @@ def test_a_series_of_several_channels_is_refused_with_the_remedy():
     [("points=33", "multiple of 16"), ("smooth=2", "odd number"), ("shortest=1.5", "more than 0 and less than 1")],
 )
 def test_sizes_that_cannot_work_are_refused(flag, message):
-    assert message in assert_refused("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
+    assert message in refuse("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
 
 
 def test_configs_are_complete():

@@ -248,7 +248,7 @@ def explain_command(
     Drawing requires matplotlib: pip install 'tstk-core[plot]'.
     """
     from tstk.inference.predict import open_run
-    from tstk.report.page import render_image
+    from tstk.plot.style import render_image
     from tstk_plugins_vqshape.explain import compute_figure_size, draw_explanation, explain
 
     path = resolve_output_path(run, f"explain-{index}.png", out, force)

@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from tstk.cli import cli
+from tests.support.shell import call, refuse
 from tstk.runs.checkpoint import load
 
 pytestmark = pytest.mark.slow
@@ -16,18 +15,6 @@ pytestmark = pytest.mark.slow
 SMALL = ["--context", "32", "--horizon", "8", "--stride", "3", "--steps", "12", "--batch-size", "8", "--threads", "1"]
 TOKENIZER = ["--tokenizer.codes", "12", "--tokenizer.dim", "8", "--tokenizer.hidden", "8"]
 ENCODER = ["--encoder.dim", "16", "--encoder.heads", "2", "--encoder.hidden", "32", "--encoder.depth", "1"]
-
-
-def call(*words):
-    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def assert_refused(*words):
-    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-    assert result.exit_code == 2, result.output
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +80,7 @@ def test_a_pretraining_has_no_task_and_reports_code_usage(runs):
 
 
 def test_nothing_to_train_is_refused_with_the_flag_to_change(runs, folder):
-    text = assert_refused(
+    text = refuse(
         "train", "--config", "vqvae/forecast-rollout", "--init-from", runs["pretrain"], "--decoder", runs["pretrain"],
         "--data", folder / "table.csv", *SMALL, *ENCODER, "--freeze", "tokenizer,encoder,decoder,loss",
         "--out", folder / "none",
@@ -129,7 +116,7 @@ def test_the_files_of_totem_have_windows_and_codes_of_all_splits(runs, folder):
     out = folder / "totem"
     call("totem", runs["pretrain"], "--out", out)
     before = {path: path.read_bytes() for path in out.iterdir()}
-    assert "folders are never replaced" in assert_refused("totem", runs["pretrain"], "--out", out)
+    assert "folders are never replaced" in refuse("totem", runs["pretrain"], "--out", out)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     names = {f"{p}_{w}_{k}.npy" for p in ("train", "val", "test") for w in "xy" for k in ("original", "codes")}
     assert {path.name for path in out.iterdir()} == names | {"codebook.npy"}
@@ -147,7 +134,7 @@ def test_values_too_large_for_float32_have_no_codes(runs, folder):
     rows = (folder / "table.csv").read_text().splitlines()
     rows[34] = rows[34].rpartition(",")[0] + ",1e30"  # in the future of the first window
     (folder / "large.csv").write_text("\n".join(rows))
-    text = assert_refused("totem", runs["pretrain"], "--data", folder / "large.csv", "--out", folder / "large")
+    text = refuse("totem", runs["pretrain"], "--data", folder / "large.csv", "--out", folder / "large")
     assert "large.csv, train split: codes of" in text
     assert "series are not finite" in text
     assert not (folder / "large").exists()
@@ -172,9 +159,9 @@ def test_a_run_with_one_answer_has_no_quantiles_and_draws_nothing(runs, folder):
     assert len(rows) == 5 * 2
     assert list(rows[0]) == ["step", "date", "channel", "mean"]
     for method in ("soft", "direct"):
-        assert "--samples 5" in assert_refused("forecast", runs[method], "--samples", 5, "--out", out, "--force")
-        assert "--horizon 99" in assert_refused("forecast", runs[method], "--horizon", 99, "--out", out, "--force")
-    assert "--quantiles 2" in assert_refused("forecast", runs["soft"], "--quantiles", "2", "--out", out, "--force")
+        assert "--samples 5" in refuse("forecast", runs[method], "--samples", 5, "--out", out, "--force")
+        assert "--horizon 99" in refuse("forecast", runs[method], "--horizon", 99, "--out", out, "--force")
+    assert "--quantiles 2" in refuse("forecast", runs["soft"], "--quantiles", "2", "--out", out, "--force")
 
 
 def test_reports_show_codes_with_their_usage_reconstructions_and_intervals(runs, folder):

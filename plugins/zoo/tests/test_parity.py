@@ -80,14 +80,13 @@ T5 = {"d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 3}
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
 def test_t5_layers_equal_the_transformers_library(feed_forward):
     transformers = pytest.importorskip("transformers")
-    from tstk_plugins_zoo.base import copy_weights
     from tstk_plugins_zoo.config import ModelConfig
     from tstk_plugins_zoo.t5 import T5Stack, rename_t5_weights
 
     options = {**T5, "feed_forward_proj": feed_forward, "relative_attention_num_buckets": 16}
     reference = randomize(transformers.T5EncoderModel(transformers.T5Config(**options, vocab_size=2)))
     ours = T5Stack(ModelConfig(options, "test")).eval()
-    copy_weights(ours, rename_t5_weights(reference.state_dict()), "test")
+    ours.load_state_dict(rename_t5_weights(reference.state_dict()))
     x = torch.randn(2, 200, 16, generator=torch.Generator().manual_seed(0))
     valid = torch.arange(200) < torch.tensor([[200], [150]])
     with torch.no_grad():

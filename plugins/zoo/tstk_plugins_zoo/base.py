@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,32 +17,31 @@ from tstk_plugins_zoo.config import ModelConfig
 from tstk_plugins_zoo.norms import update_norms
 
 
-def copy_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy all parameters and running statistics of a module from a state dict with its names.
+def load_checkpoint(component: PretrainedPatch | PretrainedEncoder, module: nn.Module) -> None:
+    """Copy the checkpoint's weights to a module of a component, and set `config_overrides` to rebuild it without one.
 
     Raises:
-        CheckpointError: one is missing or has another shape
+        CheckpointError: a parameter or running statistic of the module is not in the checkpoint
     """
+    if component.pretrained is None:
+        return
+    state = component.rename_weights(load_checkpoint_weights(component.pretrained))
     names = [name for name, tensor in module.state_dict().items() if tensor.is_floating_point()]
-    copy_parameters(module, state, names, source)
+    copy_parameters(module, state, names, component.pretrained)
+    component.config_overrides = component.config.get_overrides()
 
 
 class PretrainedPatch(BasePatch):
     """Base class of the tokenizers: patches of one channel, embedded by `project`, which a checkpoint may have.
 
+    The constructor takes the configuration that `resolve_config` returns for the options that all tokenizers have:
+
     Args:
-        spec: of one channel
-        config: configuration of the model
-        pretrained: the checkpoint that `project` and `features` come from, or None
-        dim: width of a token
-        window: samples per patch; chosen for the length if None
-        stride: samples from one patch to the next; `window` if None
-        num_features: features per sample
+        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
+        config: the content of a config.json, in place of the sizes; saved runs use it
     """
 
     source_options = {"pretrained": None}
-    size_options: ClassVar[tuple[str, ...]] = ("dim", "window")
-    """Options that a checkpoint sets."""
 
     def __init__(
         self,
@@ -68,37 +66,25 @@ class PretrainedPatch(BasePatch):
         raise NotImplementedError
 
     def init_from_pretrained(self) -> None:
-        """Copy the checkpoint's weights, and set `config_overrides` so that rebuilding does not need the checkpoint.
-
-        Raises:
-            CheckpointError: a tensor of this tokenizer is not in the checkpoint
-        """
-        if self.pretrained is None:
-            return
-        copy_weights(self, self.rename_weights(load_checkpoint_weights(self.pretrained)), self.pretrained)
-        self.config_overrides = {
-            **dict.fromkeys(self.size_options),
-            "pretrained": None,
-            "config": self.config.to_json(),
-        }
+        """Copy the checkpoint's weights, see `load_checkpoint`."""
+        load_checkpoint(self, self)
 
 
 class PretrainedEncoder(Encoder):
     """Base class of the encoders: `model` has the layers, between linear maps where widths differ.
 
-    A subclass sets `model` and calls `connect`.
+    A subclass sets `model` and calls `connect`. The constructor takes the configuration that `resolve_config` returns
+    for the options that all encoders have:
 
     Args:
-        spec: of the tokens
-        config: configuration of the model
-        pretrained: the checkpoint that `model` comes from, or None
-        freeze: what of `model` is frozen: none, all, all-but-norms
-        lr: learning rate of `model`, or None
+        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
+        config: the content of a config.json, in place of the sizes; saved runs use it
+        freeze: freeze the model's weights: none, all, or all but its norms
+        lr: learning rate of the model (2e-5 to 1e-4 suits a checkpoint); the run's if none
+        out_dim: width of the encoder's output; the model's own if none
     """
 
     source_options = {"pretrained": None}
-    size_options: ClassVar[tuple[str, ...]] = ("dim", "depth", "heads", "hidden")
-    """Options that a checkpoint sets."""
     model: nn.Module
 
     def __init__(self, spec: Spec, config: ModelConfig, pretrained: str | None, freeze: str, lr: float | None) -> None:
@@ -107,6 +93,7 @@ class PretrainedEncoder(Encoder):
 
     def connect(self, dim: int, out_dim: int | None, num_prefix_tokens: int = 0) -> None:
         """Build the maps before and after the model, of width `dim`, and set `out`."""
+        self.dim = dim
         self.project = build_projection(self.spec.dim or 0, dim)
         self.out_project = nn.Linear(dim, out_dim) if out_dim not in (None, dim) else nn.Identity()
         self.out = self.spec.replace(dim=out_dim or dim, causal=False, num_prefix_tokens=num_prefix_tokens)
@@ -121,8 +108,17 @@ class PretrainedEncoder(Encoder):
         content: Tensor = self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0))
         return content.masked_fill(~tokens.valid[..., None], 0)
 
-    def project_positions(self, positions: Tensor) -> Tensor:
-        """Return position embeddings [B, N, dim] in the width of the output, [B, N, out.dim]."""
+    def look_up_positions(self, tokens: Tokens) -> Tensor:
+        """Return the position embedding that the model adds to each token, [B, N, dim]; zeros if it adds none."""
+        return tokens.values.new_zeros(*tokens.grid_index.shape, self.dim)
+
+    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Return the projected tokens and their position embeddings."""
+        return self.project_tokens(tokens), self.look_up_positions(tokens)
+
+    def pos_embed(self, tokens: Tokens) -> Tensor:
+        """Return the position embedding of each token, through the output projection where widths differ."""
+        positions = self.look_up_positions(tokens)
         return positions @ self.out_project.weight.T if isinstance(self.out_project, nn.Linear) else positions
 
     def replace_values(self, tokens: Tokens, x: Tensor, prefix: Tensor | None = None) -> Tokens:
@@ -136,19 +132,8 @@ class PretrainedEncoder(Encoder):
         raise NotImplementedError
 
     def init_from_pretrained(self) -> None:
-        """Copy the checkpoint's weights, and set `config_overrides` so that rebuilding does not need the checkpoint.
-
-        Raises:
-            CheckpointError: a tensor of the model is not in the checkpoint
-        """
-        if self.pretrained is None:
-            return
-        copy_weights(self.model, self.rename_weights(load_checkpoint_weights(self.pretrained)), self.pretrained)
-        self.config_overrides = {
-            **dict.fromkeys(self.size_options),
-            "pretrained": None,
-            "config": self.config.to_json(),
-        }
+        """Copy the checkpoint's weights to the model, see `load_checkpoint`."""
+        load_checkpoint(self, self.model)
 
     def frozen_paths(self) -> tuple[str, ...]:
         """Return the parameters of the model that `freeze` selects."""

@@ -56,14 +56,10 @@ class ChronosBoltTokenizer(PretrainedPatch):
     whole patches at its end, not at its start, and is normalised by the pipeline: `--instance-norm`.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of a token; 128 if none
         hidden: width of the MLP; 4 dim if none
         window: samples per patch; if none, chosen for about 16 patches per series, at most 16 samples
     """
-
-    size_options = ("dim", "hidden", "window")
 
     def __init__(
         self,
@@ -151,19 +147,13 @@ class ChronosBolt(PretrainedEncoder):
     differ.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of the layers; 128 if none
         depth: number of layers; 3 if none
         heads: attention heads; 4 if none
         head_dim: width of a head; dim / heads if none
         hidden: hidden width of the MLP; 4 dim if none
-        freeze: freeze the model's weights: none, all, or all but its norms
-        lr: learning rate of the model (2e-5 to 1e-4 suits a checkpoint); the run's if none
-        out_dim: width of the encoder's output; the model's own if none
     """
 
-    size_options = ("dim", "depth", "heads", "head_dim", "hidden")
     model: ChronosBoltModel
 
     def __init__(
@@ -187,19 +177,11 @@ class ChronosBolt(PretrainedEncoder):
             pretrained=pretrained,
             config=config,
             sizes={"dim": dim, "depth": depth, "heads": heads, "head_dim": head_dim, "hidden": hidden},
-            fields={
-                **make_t5_fields(dim, depth, heads, head_dim, hidden),
-                "chronos_config": {"use_reg_token": True},
-            },
+            fields={**make_t5_fields(dim, depth, heads, head_dim, hidden), "chronos_config": {"use_reg_token": True}},
         )
         super().__init__(spec, resolved, pretrained, freeze, lr)
         self.model = ChronosBoltModel(resolved, spec.num_tokens)
         self.connect(self.model.stack.dim, out_dim, int(self.model.reg is not None))
-
-    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return the projected tokens and zeros, since T5's positions are relative."""
-        content = self.project_tokens(tokens)
-        return content, torch.zeros_like(content)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Encode tokens [B, N, spec.dim] to [B, N, out.dim], zero where invalid; prefix [B, 1, out.dim]: REG."""

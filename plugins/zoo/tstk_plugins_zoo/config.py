@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from tstk.errors import OptionError
@@ -23,10 +23,11 @@ class ModelConfig:
     Args:
         fields: the content of the file
         source: what the fields come from, for messages
+        size_options: options of the component that the fields replace
     """
 
-    def __init__(self, fields: Mapping[str, Any], source: str) -> None:
-        self._fields, self.source = fields, source
+    def __init__(self, fields: Mapping[str, Any], source: str, size_options: Iterable[str] = ()) -> None:
+        self._fields, self.source, self.size_options = fields, source, tuple(size_options)
         self._seen: dict[str, Any] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -86,9 +87,9 @@ class ModelConfig:
         if name in self and self._fields[name] != allowed:
             raise OptionError(f"{self.source} has {name} {self._fields[name]!r}, which is not supported: {reason}")
 
-    def to_json(self) -> str:
-        """Return the fields that were read as JSON."""
-        return json.dumps(self._to_dict())
+    def get_overrides(self) -> dict[str, Any]:
+        """Return the options that rebuild the component without its checkpoint: the fields that were read, as JSON."""
+        return {**dict.fromkeys(self.size_options), "pretrained": None, "config": json.dumps(self._to_dict())}
 
     def _to_dict(self) -> dict[str, Any]:
         return {k: v._to_dict() if isinstance(v, ModelConfig) else v for k, v in self._seen.items()}
@@ -132,7 +133,7 @@ def resolve_config(
     elif config is not None:
         content, source = _parse_json(config), "config"
     else:
-        return ModelConfig(fields, f"{model} of these sizes")
+        return ModelConfig(fields, f"{model} of these sizes", sizes)
     mark = next((mark for mark in marks if _has_mark(content, mark)), None)
     if mark is None:
         kind = f"a {content['model_type']!r}" if isinstance(content.get("model_type"), str) else "another model"
@@ -140,7 +141,7 @@ def resolve_config(
             f"{source} is of {kind}, not of {model}, which is known by {' or '.join(marks)}; name the tokenizer and "
             "the encoder of that model, or another checkpoint"
         )
-    resolved = ModelConfig(content, source)
+    resolved = ModelConfig(content, source, sizes)
     name, has_value, value = mark.partition("=")
     if has_value:
         resolved.choice(name, value, (value,))  # kept in the JSON, by which it is recognised again

@@ -105,15 +105,12 @@ class MantisTokenizer(PretrainedPatch):
     statistics and are zero in the convolutions; before resampling, gaps are filled by linear interpolation.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of a token; 128 if none
         window: samples per patch; if none, chosen for about 16 patches per series, at most 16 samples
         scalar_dim: width of the embeddings of mean and deviation; 32 if none
         samples: resample each series to this number of samples first, linearly; not at all if none
     """
 
-    size_options = ("dim", "window", "scalar_dim")
     invertible = False  # patches may be of a resampled series
 
     def __init__(
@@ -274,19 +271,13 @@ class Mantis(PretrainedEncoder):
     differ.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of the layers; 128 if none
         depth: number of layers; 3 if none
         heads: attention heads; 4 if none
         head_dim: width of a head; dim / 2 if none
         hidden: hidden width of the MLP; 2 dim if none
-        freeze: freeze the model's weights: none, all, or all but its norms
-        lr: learning rate of the model (2e-5 to 1e-4 suits a checkpoint); the run's if none
-        out_dim: width of the encoder's output; the model's own if none
     """
 
-    size_options = ("dim", "depth", "heads", "head_dim", "hidden")
     model: MantisModel
 
     def __init__(
@@ -323,14 +314,9 @@ class Mantis(PretrainedEncoder):
         self.model = MantisModel(resolved)
         self.connect(self.model.dim, out_dim, num_prefix_tokens=1)
 
-    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return the projected tokens and their sinusoids."""
-        content = self.project_tokens(tokens)
-        return content, self.model.look_up_positions(tokens.grid_index, content.dtype)
-
-    def pos_embed(self, tokens: Tokens) -> Tensor:
-        """Return the sinusoids of each token, through the output projection where widths differ."""
-        return self.project_positions(self.model.look_up_positions(tokens.grid_index, tokens.values.dtype))
+    def look_up_positions(self, tokens: Tokens) -> Tensor:
+        """Return the sinusoids of each token, [B, N, dim]."""
+        return self.model.look_up_positions(tokens.grid_index, tokens.values.dtype)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Encode tokens [B, N, spec.dim] to [B, N, out.dim], zero where invalid; prefix [B, 1, out.dim]: CLS."""

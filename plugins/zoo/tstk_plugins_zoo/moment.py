@@ -35,8 +35,6 @@ class MomentTokenizer(PretrainedPatch):
     instead of masked, and the series is normalised by the pipeline: `--instance-norm`.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of a token; 128 if none
         window: samples per patch; 8, as in the paper, if none
     """
@@ -111,19 +109,13 @@ class Moment(PretrainedEncoder):
     widths differ.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of the layers; 128 if none
         depth: number of layers; 3 if none
         heads: attention heads; 4 if none
         head_dim: width of a head; dim / heads if none
         hidden: hidden width of the gated MLP; 4 dim if none
-        freeze: freeze the model's weights: none, all, or all but its norms
-        lr: learning rate of the model (2e-5 to 1e-4 suits a checkpoint); the run's if none
-        out_dim: width of the encoder's output; the model's own if none
     """
 
-    size_options = ("dim", "depth", "heads", "head_dim", "hidden")
     model: MomentModel
 
     def __init__(
@@ -156,14 +148,9 @@ class Moment(PretrainedEncoder):
         self.model = MomentModel(resolved)
         self.connect(self.model.stack.dim, out_dim)
 
-    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return the projected tokens and their sinusoids."""
-        content = self.project_tokens(tokens)
-        return content, self.model.look_up_positions(tokens.grid_index, content.dtype)
-
-    def pos_embed(self, tokens: Tokens) -> Tensor:
-        """Return the sinusoids of each token, through the output projection where widths differ."""
-        return self.project_positions(self.model.look_up_positions(tokens.grid_index, tokens.values.dtype))
+    def look_up_positions(self, tokens: Tokens) -> Tensor:
+        """Return the sinusoids of each token, [B, N, dim]."""
+        return self.model.look_up_positions(tokens.grid_index, tokens.values.dtype)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Encode tokens [B, N, spec.dim] to [B, N, out.dim], zero where invalid."""

@@ -110,18 +110,12 @@ class PatchTSMixer(PretrainedEncoder):
     without a token hold zeros. Linear layers are added before and after where widths differ.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of the layers; 128 if none
         depth: number of layers; 3 if none
         expansion: hidden width of an MLP as a multiple of its input; 2 if none
         norm: batchnorm or layernorm; layernorm if none
-        freeze: freeze the model's weights: none, all, or all but its norms
-        lr: learning rate of the model (2e-5 to 1e-4 suits a checkpoint); the run's if none
-        out_dim: width of the encoder's output; the model's own if none
     """
 
-    size_options = ("dim", "depth", "expansion", "norm")
     model: MixerModel
 
     def __init__(
@@ -164,18 +158,10 @@ class PatchTSMixer(PretrainedEncoder):
         self.model = MixerModel(num_patches, resolved)
         self.connect(self.model.dim, out_dim)
 
-    def pos_embed(self, tokens: Tokens) -> Tensor:
-        """Return the position embedding of each token; zeros if the model has none."""
-        return self.project_positions(self._look_up_positions(tokens))
-
-    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return the projected tokens and their position embeddings."""
-        return self.project_tokens(tokens), self._look_up_positions(tokens)
-
-    def _look_up_positions(self, tokens: Tokens) -> Tensor:
-        if self.model.positions is None:
-            return tokens.values.new_zeros(*tokens.grid_index.shape, self.model.dim)
-        return F.embedding(tokens.grid_index, self.model.positions)
+    def look_up_positions(self, tokens: Tokens) -> Tensor:
+        """Return the position embedding of each token, [B, N, dim]; zeros if the model has none."""
+        positions = self.model.positions
+        return super().look_up_positions(tokens) if positions is None else F.embedding(tokens.grid_index, positions)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Encode tokens [B, N, spec.dim] to [B, N, out.dim], zero where invalid."""

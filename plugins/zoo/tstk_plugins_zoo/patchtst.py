@@ -47,14 +47,10 @@ class PatchTSTTokenizer(PretrainedPatch):
     series whose length does not fit the stride are padded to a patch, where the library drops the first ones.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of a token; 128 if none
         window: samples per patch; if none, chosen for about 16 patches per series, at most 16 samples
         stride: samples from one patch to the next; `window` if none
     """
-
-    size_options = ("dim", "window", "stride")
 
     def __init__(
         self,
@@ -189,20 +185,14 @@ class PatchTST(PretrainedEncoder):
     where widths differ.
 
     Args:
-        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
-        config: the content of a config.json, in place of the sizes; saved runs use it
         dim: width of the layers; 128 if none
         depth: number of layers; 3 if none
         heads: attention heads; 4 if none
         hidden: hidden width of the MLP; 4 dim if none
         norm: batchnorm or layernorm; batchnorm if none
         cls: prepend a CLS token; false if none
-        freeze: freeze the model's weights: none, all, or all but its norms
-        lr: learning rate of the model (2e-5 to 1e-4 suits a checkpoint); the run's if none
-        out_dim: width of the encoder's output; the model's own if none
     """
 
-    size_options = ("dim", "depth", "heads", "hidden", "norm", "cls")
     model: PatchTSTModel
 
     def __init__(
@@ -246,13 +236,9 @@ class PatchTST(PretrainedEncoder):
         self.model = PatchTSTModel(resolved)
         self.connect(self.model.dim, out_dim, int(self.model.cls is not None))
 
-    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return the projected tokens and their position embeddings."""
-        return self.project_tokens(tokens), self.model.look_up_positions(tokens.grid_index)
-
-    def pos_embed(self, tokens: Tokens) -> Tensor:
-        """Return the position embedding of each token, through the output projection where widths differ."""
-        return self.project_positions(self.model.look_up_positions(tokens.grid_index))
+    def look_up_positions(self, tokens: Tokens) -> Tensor:
+        """Return the position embedding of each token, [B, N, dim]."""
+        return self.model.look_up_positions(tokens.grid_index)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Encode tokens [B, N, spec.dim] to [B, N, out.dim], zero where invalid; prefix [B, 1, out.dim] with cls."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tstk.core.interfaces import Decoder, PosEmbedFn
 from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import make_key_mask
-from tstk.nn.blocks import Stack
+from tstk.nn.blocks import Stack, init_xavier
 from tstk.nn.linear import Linear
 from tstk.nn.positions import (
     check_position_std,
@@ -84,11 +84,8 @@ class TransformerDecoder(Decoder):
         self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre", bias=bias)
         self.out = spec.replace(dim=spec.target_dim or dim)
         self.project = Linear(dim, spec.target_dim) if spec.target_dim else nn.Identity()
-        for module in self.modules() if init != "torch" else ():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        if init != "torch":
+            init_xavier(self)
         for block in self.stack.blocks if init == "xavier-stacked" else ():
             block.attention.init_stacked_xavier()  # type: ignore[operator, union-attr]
 

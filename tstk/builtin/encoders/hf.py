@@ -146,9 +146,7 @@ class HF(Encoder):
         # A row without any valid token attends to everything, since a softmax over nothing is NaN in some kernels.
         attention_mask = valid | ~valid.any(1, keepdim=True)
         model_output = self.model(
-            inputs_embeds=x,
-            attention_mask=attention_mask.long(),
-            position_ids=tokens.grid_index + self.position_offset,
+            inputs_embeds=x, attention_mask=attention_mask.long(), position_ids=tokens.grid_index + self.position_offset
         )
         x = self.out_project(model_output.last_hidden_state)
         return tokens.replace(values=x.masked_fill(invalid, 0))

@@ -13,7 +13,7 @@ from tstk.core.interfaces import Encoder
 from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, check_heads, make_key_mask
-from tstk.nn.blocks import Dropout, Stack, build_projection
+from tstk.nn.blocks import Dropout, Stack, build_projection, init_xavier
 from tstk.nn.cache import KVCache
 from tstk.nn.positions import (
     check_position_std,
@@ -125,11 +125,7 @@ class Transformer(Encoder):
             block.attention.init_stacked_xavier()  # type: ignore[operator, union-attr]
 
     def _init_weights(self, position_std: float | None) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_xavier(self)
         for table in (self.table, self.cls_pos_embed):
             if table is not None:
                 init_pos_embed(table, position_std)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import Attention, make_key_mask
-from tstk.nn.blocks import MLP
+from tstk.nn.blocks import MLP, init_xavier
 from tstk.nn.positions import POSITION_STD
 from tstk.plugins.ranges import Fraction, PositiveInt
 
@@ -56,10 +56,7 @@ class CoT(Head):
         self.mlp = MLP(dim, 4 * dim, **rates)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.classify = nn.Linear(dim, spec.num_outputs or 0)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        init_xavier(self)
         for attention in (self.cross_attn, self.self_attn) if init == "xavier-stacked" else ():
             attention.init_stacked_xavier()
 

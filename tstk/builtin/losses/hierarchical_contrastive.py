@@ -39,12 +39,7 @@ class HierarchicalContrastive(Loss):
     needs = ("stride",)
 
     def __init__(
-        self,
-        spec: Spec,
-        *,
-        crop: Fraction = 0.5,
-        hide: Fraction = 0.5,
-        temporal: Annotated[float, Ge(0), Le(1)] = 0.5,
+        self, spec: Spec, *, crop: Fraction = 0.5, hide: Fraction = 0.5, temporal: Annotated[float, Ge(0), Le(1)] = 0.5
     ) -> None:
         super().__init__(spec)
         self.crop, self.hide, self.temporal = crop, hide, temporal

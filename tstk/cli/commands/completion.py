@@ -12,8 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command(
-    cls=rich_click.RichCommand,
-    epilog=format_examples("tstk completion bash", 'eval "$(tstk completion bash)"'),
+    cls=rich_click.RichCommand, epilog=format_examples("tstk completion bash", 'eval "$(tstk completion bash)"')
 )
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str) -> None:

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 METHODS = ("masked", "codes", "reconstruction", "distance")
 SCORE_METRICS = ("auroc", "auprc", "vus_roc", "vus_pr")
-DECISION_METRICS = (
-    *("precision", "recall", "f1"),
-    *("affiliation_precision", "affiliation_recall", "affiliation_f1"),
-)
+DECISION_METRICS = (*("precision", "recall", "f1"), *("affiliation_precision", "affiliation_recall", "affiliation_f1"))
 """Metrics at the threshold."""
 MAX_EVENTS = 10
 """Events that are printed, those with the highest scores."""
@@ -77,12 +74,7 @@ MAX_EVENTS = 10
     help="samples from one window to the next; half a window if not given",
 )
 @rich_click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    metavar="int",
-    help="windows per batch",
+    "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, metavar="int", help="windows per batch"
 )
 @add_force_option
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
@@ -192,7 +184,7 @@ def _write_events(path: Path, detection: Detection, force: bool) -> None:
 def _write_plot(path: Path, detection: Detection, labels: Any, force: bool) -> None:
     import numpy as np
 
-    from tstk.report.anomalies import render_detection
+    from tstk.plot.anomalies import render_detection
 
     row = int(np.nan_to_num(detection.scores, nan=-np.inf).max(1).argmax())
     end, recordings = int(detection.recordings.ends[row]), detection.recordings

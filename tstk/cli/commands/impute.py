@@ -48,12 +48,7 @@ SUFFIXES = (".csv", ".npz", ".parquet")
     help="samples from one window to the next; half a window if not given",
 )
 @rich_click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    metavar="int",
-    help="windows per batch",
+    "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, metavar="int", help="windows per batch"
 )
 @add_force_option
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
@@ -117,7 +112,7 @@ def _write_plot(path: Path, imputation: Imputation, force: bool) -> None:
     import numpy as np
 
     from tstk.evaluation.anomalies import find_ranges
-    from tstk.report.imputation import render_imputation
+    from tstk.plot.imputation import render_imputation
 
     if not imputation.filled.any():
         print_note(f"note: {path} was not written: nothing was filled, so there is nothing to draw")

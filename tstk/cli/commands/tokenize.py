@@ -11,10 +11,7 @@ from tstk.cli.run_options import RunCommand, add_run_options
 from tstk.data.columns import Reader
 
 
-@click.command(
-    cls=RunCommand,
-    epilog=format_examples("tstk tokenize runs/tokenizer --out codes.npz"),
-)
+@click.command(cls=RunCommand, epilog=format_examples("tstk tokenize runs/tokenizer --out codes.npz"))
 @add_run_options
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .npz")
 @add_force_option

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.evaluation.anomalies import find_ranges
-from tstk.plot.style import INK, ORANGE
-from tstk.report.anomalies import MAX_CHANNELS
-from tstk.report.page import render_image
+from tstk.plot.anomalies import MAX_CHANNELS
+from tstk.plot.style import INK, ORANGE, render_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.evaluation.anomalies import find_ranges
-from tstk.plot.style import BLUE, DIM, INK, ORANGE
-from tstk.report.page import render_image
+from tstk.plot.style import BLUE, DIM, INK, ORANGE, render_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

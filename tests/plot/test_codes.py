@@ -1,16 +1,8 @@
-"""`tstk codebook`: pictures of codes, and codes that are merged."""
+"""Codes that look alike are drawn as one."""
 
 import torch
-from click.testing import CliRunner
 
-from tstk.cli import cli
 from tstk.plot.codes import merge_similar_codes
-
-
-def test_a_run_without_codes_has_no_codebook(run):
-    result = CliRunner().invoke(cli, ["codebook", str(run)])
-    assert result.exit_code == 2
-    assert "makes no codes, so there is no codebook to draw" in result.stderr
 
 
 def test_codes_that_look_alike_join_the_most_frequent():
