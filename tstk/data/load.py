@@ -197,7 +197,7 @@ def read_for_model(
     from tstk.data.windowing import extract_windows
 
     if input_schema["task"] is not None and input_schema["horizon"] is None and not roles.label_per_sample:
-        roles = replace(roles, rows_are_series=True)
+        roles = replace(roles, model_channels=tuple(input_schema["channels"]))
     if isinstance(data_source, str):
         data = _read_split(data_source, "test", data_root, roles)
     else:

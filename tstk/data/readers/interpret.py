@@ -43,14 +43,14 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
         return {"train": build_from_lists(assignment, lists)}
     by_user = assignment.by_user
     runs = {} if "channels" in by_user else find_runs(assignment)
-    if is_long(assignment, runs):
-        return {"train": build_long(assignment)}
-    wide = by_user & {"label", "targets"} or (runs and assignment.label is not None)
+    if is_long(assignment, runs, roles.model_channels):
+        return {"train": build_long(assignment, model_channels=roles.model_channels)}
+    wide = by_user & {"label", "targets"} or (runs and (assignment.label is not None or roles.model_channels))
     if assignment.time is not None and "time" not in by_user and wide and runs:
         assignment.leave_out([assignment.time], "a time, but each row is a series")
         assignment.time = None
     has_roles = any(i is not None for i in (assignment.label, assignment.group, assignment.id)) or assignment.targets
-    if assignment.time is not None or not (has_roles or runs or roles.rows_are_series):
+    if assignment.time is not None or not (has_roles or runs or roles.model_channels):
         return _build_table(assignment, roles)
     return {"train": _build_wide(assignment, runs)}
 
@@ -131,13 +131,13 @@ def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet
     """Return a series per row, whose samples are columns."""
     frame = assignment.frame
     if "channels" not in assignment.by_user:
-        in_runs = {i for run in runs.values() for i in run}
-        _check_outsiders(assignment, runs, in_runs)
+        in_runs = [i for run in runs.values() for i in run]
+        _check_outsiders(assignment, runs, set(in_runs))
         if runs:
-            assignment.channels = [i for i in assignment.remaining if i in in_runs]
+            assignment.channels = in_runs
         else:
             assignment.set_channels(assignment.remaining, "a sample")
-    if len(runs) > 1 and len(assignment.channels) == sum(map(len, runs.values())):
+    if len(runs) > 1:
         values = np.stack([frame.get_samples(run) for run in runs.values()], 1)
         channels = tuple(runs)
     else:
@@ -146,6 +146,8 @@ def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet
     what = f"each row is a series of {length:,} samples, {assignment.list_names(assignment.channels)}"
     if num_channels > 1:
         what = f"each row is a series of {num_channels} channels ({', '.join(channels)}) and {length:,} samples"
+    if any(run != sorted(run) for run in runs.values()):
+        what += ", in the order of their numbers, which is not that of the columns"
     return build_series_set(assignment, values, channels, assignment.describe(what))
 
 
