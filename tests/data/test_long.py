@@ -249,7 +249,6 @@ def test_a_pair_of_parquet_files_is_a_data_set(lists):
         ({"x": [[1.0], None]}, "row 2: no samples"),
         ({"x": [["a"], ["b"]]}, "row 1: expected lists of numbers"),
         ({"x": [[[1, 2]], [[1, 2], [3, 4]]]}, "series 2 has 2 channels"),
-        ({"x": [[1.0], [2.0]], "label": ["a", None]}, "series 2 has no label"),
     ],
 )
 def test_faulty_lists_are_refused(lists, columns, message):

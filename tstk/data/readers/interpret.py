@@ -38,7 +38,7 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
         return _build_table(assignment, roles)
     if roles.label_per_sample:
         return {"train": build_long(assignment, True)} if is_long(assignment, {}) else _build_table(assignment, roles)
-    _discard_doubtful_names(assignment)
+    _discard_doubtful_names(assignment, "label" in roles.optional)
     if lists := [i for i in assignment.channels or assignment.remaining if frame.is_nested(i)]:
         return {"train": build_from_lists(assignment, lists)}
     by_user = assignment.by_user
@@ -55,20 +55,27 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
     return {"train": _build_wide(assignment, runs)}
 
 
-def _discard_doubtful_names(assignment: Assignment) -> None:
-    """Take back the roles of columns whose names suggest it, but whose contents do not."""
+def _discard_doubtful_names(assignment: Assignment, is_for_model: bool) -> None:
+    """Take back the roles of columns whose names suggest it, but whose contents do not.
+
+    Args:
+        assignment: the roles
+        is_for_model: a trained model has decided what labels are
+    """
     frame = assignment.frame
     group, label = assignment.group, assignment.label
     is_number = group is not None and frame.get_numbers(group) is not None and not frame.is_integer(group)
     if is_number and "group" not in assignment.by_user:
         assignment.group = None  # such as `user`, a share of time
-    if "label" in assignment.by_user or label is None or assignment.time is not None:
+    if "label" in assignment.by_user or label is None or assignment.time is not None or is_for_model:
         return
-    numbers = frame.get_numbers(label)
-    if numbers is not None and not frame.is_integer(label) and len(np.unique(numbers)) > max(frame.num_rows / 2, 2):
+    if (cells := frame.get_numbers(label)) is None:
+        return
+    numbers = np.unique(cells[~np.isnan(cells)])
+    if (numbers != np.round(numbers)).any() and len(numbers) > max(frame.num_rows / 2, 2):
         name, option = frame.names[label], quote(frame.names[label])
         raise DataError(
-            f"{frame.path}: the column {name!r} holds {len(np.unique(numbers)):,} numbers with decimals; "
+            f"{frame.path}: the column {name!r} holds {len(numbers):,} numbers with decimals; "
             f"--target-columns {option} predicts them, --label-column {option} takes them as names of classes"
         )
 
