@@ -16,6 +16,7 @@ from tstk.core.types import Spec, Split
 from tstk.data.datasets import GeneratedDataset, RepeatDataset, SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.targets import describe_targets
+from tstk.data.times import Step
 
 
 @dataclass(repr=False)
@@ -42,6 +43,7 @@ class DataModule(ShortRepr):
         cut_length: rows of the series that a table was cut into, before they were resampled; or None
         target_names: names of the numbers to predict
         label_separator: what was between the labels of a cell, or None
+        step: the most frequent step of the times of the training data and its unit, as `find_step` returns it; or None
     """
 
     name: str
@@ -63,6 +65,7 @@ class DataModule(ShortRepr):
     target_names: tuple[str, ...] = ()
     label_separator: str | None = None
     cut_length: int | None = None
+    step: Step | None = None
 
     @property
     def task(self) -> str | None:
@@ -97,6 +100,7 @@ class DataModule(ShortRepr):
             "horizon": self.spec.horizon,
             "resize": self.resize,
             "cut_length": self.cut_length,
+            "step": self.step,
             "split_channels": self.split_channels,
             "offset": None if self.offset is None else self.offset.tolist(),
         }

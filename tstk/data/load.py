@@ -71,7 +71,7 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     """Split and prepare what was read."""
     from tstk.data.concat import concat
     from tstk.data.prepare import prepare_forecasting, prepare_series
-    from tstk.data.regularize import check_times
+    from tstk.data.regularize import check_times, find_common_step
     from tstk.data.windowing import cut_tables
 
     splits = {split: check_times(data, config.regularize) for split, data in splits.items()}
@@ -83,10 +83,11 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
         config.reject("with a class per sample, as series have no other targets", "target_columns")
     if tables and config.val_fraction == 0:
         raise OptionError(f"--val-fraction 0 is for sets of series: {name} is a table, which is split by rows")
+    step = find_common_step(splits["train"])
     if tables and config.length is None:
         series_options = ("label_separator", "resize", "conditioning", "split_channels", "label_fraction", "split_seed")
         config.reject(f"here: {name} is a table", *series_options)
-        return prepare_forecasting(name, tables, config)
+        return replace(prepare_forecasting(name, tables, config), step=step)
     if tables:
         reason = f"here: {name} is a table cut by --length"
         # resampled windows would not follow each other, so their predictions would have no place in the table
@@ -107,7 +108,7 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
         config.reject(f"here: {name} is a set of series", "context", "horizon", *stride)
         cut_length = None
     data_module = prepare_series(name, series_sets, config)
-    data_module.cut_length = cut_length
+    data_module.cut_length, data_module.step = cut_length, step
     return concat([data_module]) if config.split_channels else data_module
 
 
@@ -192,7 +193,7 @@ def read_for_model(
         DataError: the data cannot be read, or do not match the input schema
     """
     from tstk.data.containers import SeriesSet
-    from tstk.data.regularize import check_times
+    from tstk.data.regularize import check_times, describe_other_step
     from tstk.data.segmentation import cut_recordings, table_to_series
     from tstk.data.targets import match_targets
     from tstk.data.windowing import extract_windows
@@ -204,6 +205,8 @@ def read_for_model(
     else:
         data = next(iter(_read_data_frame(data_source, roles).values()))
     data = check_times(data, regularize)
+    if note := describe_other_step(data, input_schema.get("step")):
+        data.note = "; ".join(filter(None, (data.note, note)))
     is_recording = not isinstance(data, SeriesSet) and input_schema["task"] is not None and roles.label_per_sample
     if not isinstance(data, SeriesSet):
         if input_schema["task"] is None:

@@ -35,6 +35,31 @@ def check_times(data: SeriesSet | Table, regularize: bool) -> SeriesSet | Table:
     return data
 
 
+def find_common_step(data: SeriesSet | Table) -> Step | None:
+    """Return the most frequent step of the times of a table or of series; None if they have no times."""
+    if isinstance(data, Table):
+        return None if data.times is None else find_step([data.times])
+    return find_step(data.times or ())
+
+
+def describe_other_step(data: SeriesSet | Table, expected: Step | None) -> str:
+    """Return a sentence if the samples of data for a model are at another distance in time than those of its training.
+
+    Args:
+        data: with times, or without
+        expected: the step of the training data, None if they had no times
+    """
+    step = find_common_step(data)
+    if expected is None or step is None:
+        return ""
+    own, training = format_step(step), format_step((expected[0], expected[1]))
+    is_near = (step[1] == "M") == (expected[1] == "M") and abs(step[0] - expected[0]) <= 0.05 * expected[0]
+    if own == training or is_near:
+        return ""
+    name = Path(data.source).name
+    return f"{name}: steps are {own}, and {training} in training; samples are used as if {training} apart"
+
+
 def describe_uneven_series(series_set: SeriesSet) -> list[str]:
     """Return a sentence on the number of series whose times are uneven, if there are any."""
     parts = [times for times in series_set.times or () if len(times.values) > 1]
@@ -145,6 +170,7 @@ def insert_missing_rows(table: Table) -> Table:
     values = np.full((num_rows, table.values.shape[1]), np.nan, table.values.dtype)
     values[positions] = table.values
     note = f"{num_rows - len(positions):,} missing rows are inserted without samples, so that steps are {step}"
+    note += "; numbers of rows count them"
     times = insert_times(table.times, positions)
     return replace(table, values=values, times=times, note="; ".join(filter(None, (table.note, note))))
 

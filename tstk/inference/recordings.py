@@ -25,9 +25,10 @@ from tstk.data.identity import locate_run_data
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.load import read_run_splits, read_splits
 from tstk.data.precision import compute_offset, subtract_offset
+from tstk.data.regularize import describe_other_step
 from tstk.data.scale import describe_other_scale
 from tstk.data.windowing import resolve_split_boundaries
-from tstk.errors import DataChangedWarning, DataError, OptionError, warn_user
+from tstk.errors import DataChangedWarning, DataError, DataNoteWarning, OptionError, warn_user
 from tstk.inference.identity import Arrays, identify_series
 from tstk.plugins.registry import get_registry
 
@@ -130,6 +131,10 @@ def load_recordings(
         container, first_row = splits.get("test", next(iter(splits.values()))), 0
     recordings = build_recordings(pipeline, container, run_config.input_schema, first_row)
     recordings.reader = roles.reader
+    if data is not None:
+        other_step = describe_other_step(container, run_config.input_schema.get("step"))
+        if note := "; ".join(filter(None, (container.note, other_step))):
+            warn_user(note, DataNoteWarning)
     if data is not None and not run_config.split_channels:
         warn_of_other_scale(pipeline, run_config, recordings.x, data)
     return recordings
