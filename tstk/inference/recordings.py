@@ -132,8 +132,9 @@ def load_recordings(
     recordings = build_recordings(pipeline, container, run_config.input_schema, first_row)
     recordings.reader = roles.reader
     if data is not None:
-        other_step = describe_other_step(container, run_config.input_schema.get("step"))
-        if note := "; ".join(filter(None, (container.note, other_step))):
+        notes = [container.note] if isinstance(container, Table) else []
+        notes.append(describe_other_step(container, run_config.input_schema.get("step")))
+        if note := "; ".join(filter(None, notes)):
             warn_user(note, DataNoteWarning)
     if data is not None and not run_config.split_channels:
         warn_of_other_scale(pipeline, run_config, recordings.x, data)

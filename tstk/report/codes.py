@@ -39,7 +39,7 @@ def render_reconstructions(context: RunContext) -> Section | None:
     pipeline = context.pipeline
     if pipeline.decoder is None or not pipeline.decoder.predicts_series:
         return None
-    channels = context.select_channels(range(len(context.channels))[-2:])
+    channels = context.select_channels()
     rows = context.select_rows(max(1, MAX_PANELS // len(channels)))
     series = compute_reconstructions(context, rows)
     figures = []
@@ -57,5 +57,5 @@ def render_reconstructions(context: RunContext) -> Section | None:
                     ),
                 )
             )
-    text = "The input of the tokenizer, and its reconstruction from the codes."
+    text = "The input of the tokenizer, and its reconstruction from the codes." + context.describe_channels(channels)
     return Section(f"Reconstructions, {context.split_name} split", render_paragraph(text) + render_panels(figures))

@@ -91,7 +91,7 @@ def render_forecasts(context: RunContext) -> Section | None:
     """Render forecasts over the targets, and the error by forecast step."""
     if not can_forecast(context.pipeline):
         return None
-    channels = context.select_channels(range(len(context.channels))[-2:])
+    channels = context.select_channels()
     rows = context.select_rows(max(1, MAX_PANELS // len(channels)))
     forecasts = compute_forecasts(context, rows)
     figures = [
@@ -100,6 +100,7 @@ def render_forecasts(context: RunContext) -> Section | None:
         for row, channels_of_row in zip(rows.tolist(), forecasts, strict=True)
     ]
     text = "Each panel is a window: the end of its context, and the forecast over the values that followed."
+    text += context.describe_channels(channels)
     sample_paths = forecasts[0][0].sample_paths
     if sample_paths is not None:
         text += f" Intervals are central ones of {len(sample_paths)} sample paths; the forecast is their mean."
@@ -156,7 +157,7 @@ def render_masked_reconstructions(context: RunContext) -> Section | None:
     """Render masked samples and their reconstruction by the decoder."""
     if not predicts_masked_targets(context.pipeline):
         return None
-    channels = context.select_channels(range(len(context.channels))[:2])
+    channels = context.select_channels()
     rows = context.select_rows(max(1, MAX_PANELS // len(channels)))
     series = compute_reconstructions(context, rows)
     figures = [
@@ -165,6 +166,7 @@ def render_masked_reconstructions(context: RunContext) -> Section | None:
         for row, channels_of_row in zip(rows.tolist(), series, strict=True)
     ]
     text = "The encoder did not see the shaded samples; the decoder predicts them from the others."
+    text += context.describe_channels(channels)
     return Section(f"Masked samples, {context.split_name} split", render_paragraph(text) + render_panels(figures))
 
 
