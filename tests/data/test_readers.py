@@ -215,6 +215,13 @@ def test_the_reader_is_chosen_by_suffix_and_the_readable_ones_are_listed(tmp_pat
     assert get_reader(tmp_path / "x.TS") is ts.read
     with pytest.raises(DataError, match=r"no reader for \.xyz.*\.ts, .*\.npz, .*\.csv"):
         get_reader(tmp_path / "x.xyz")
+    for name, remedy in (
+        ("x.xlsx", "save the sheet as .csv"),
+        ("x.csv.gz", "unpack it"),
+        ("x.json", "save it as .csv"),
+    ):
+        with pytest.raises(DataError, match=f": {remedy}.*; supported are"):
+            get_reader(tmp_path / name)
 
 
 def test_padding_is_nan_at_the_end():

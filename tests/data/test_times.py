@@ -169,3 +169,11 @@ def test_data_for_a_model_at_another_step_are_noted(tmp_path, kind, freq, other,
     with pytest.warns(DataNoteWarning) as record:
         load_split(write_frequency(tmp_path / "same.csv", freq, kind, 40), input_schema=schema)
     assert "in training" not in str(record[0].message)
+
+
+def test_too_few_rows_to_forecast_from_are_counted_without_options_of_training(tmp_path):
+    config = DataConfig(context=8, horizon=4)
+    schema = load_data(write_frequency(tmp_path / "old.csv", "h", "table"), config).input_schema()
+    short = write_frequency(tmp_path / "new.csv", "h", "table", 7)
+    with pytest.raises(DataError, match="new.csv: 7 rows, and the run forecasts from the last 8; give that many"):
+        load_split(short, input_schema=schema, include_targets=False)

@@ -356,6 +356,10 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
         )
     _check_columns(data, tuple(input_schema["channels"]))
     context, horizon = input_schema["length"], input_schema["horizon"] if include_targets else 0
+    if not include_targets and len(data.values) < context:
+        raise DataError(
+            f"{data.source}: {len(data.values)} rows, and the run forecasts from the last {context}; give that many"
+        )
     _check_num_rows(data.source, len(data.values), context, horizon)
     return WindowDataset(_table_to_tensor(data, offset), context, horizon, times=data.times)
 
