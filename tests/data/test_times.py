@@ -175,5 +175,5 @@ def test_too_few_rows_to_forecast_from_are_counted_without_options_of_training(t
     config = DataConfig(context=8, horizon=4)
     schema = load_data(write_frequency(tmp_path / "old.csv", "h", "table"), config).input_schema()
     short = write_frequency(tmp_path / "new.csv", "h", "table", 7)
-    with pytest.raises(DataError, match="new.csv: 7 rows, and the run forecasts from the last 8; give that many"):
+    with pytest.raises(DataError, match=r"new\.csv: 7 rows, and the run forecasts from the last 8; give that many"):
         load_split(short, input_schema=schema, include_targets=False)
