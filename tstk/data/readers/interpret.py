@@ -150,12 +150,12 @@ def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet
     else:
         values, channels = frame.get_samples(assignment.channels)[:, None], ()
     num_channels, length = values.shape[1:]
-    what = f"each row is a series of {length:,} samples, {assignment.list_names(assignment.channels)}"
+    samples = f"each row is a series of {length:,} samples, {assignment.list_names(assignment.channels)}"
     if num_channels > 1:
-        what = f"each row is a series of {num_channels} channels ({', '.join(channels)}) and {length:,} samples"
+        samples = f"each row is a series of {num_channels} channels ({', '.join(channels)}) and {length:,} samples"
     if any(run != sorted(run) for run in runs.values()):
-        what += ", in the order of their numbers, which is not that of the columns"
-    return build_series_set(assignment, values, channels, assignment.describe(what))
+        samples += ", in the order of their numbers, which is not that of the columns"
+    return build_series_set(assignment, values, channels, assignment.describe(samples))
 
 
 def _check_outsiders(assignment: Assignment, runs: dict[str, list[int]], in_runs: set[int]) -> None:
