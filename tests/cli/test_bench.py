@@ -79,6 +79,8 @@ def test_a_recipe_is_a_method_and_its_last_stage_is_scored(tstk, tmp_path):
         (["--method", "a=--loss next-code --tokenizer patch"], "needs discrete tokens"),
         (["--method", "a=--head linear", "--seeds", "1,x"], "expected non-negative integers"),
         (["--method", "a=--head linear", "--data", "har-dmeo"], "Did you mean 'har-demo'?"),
+        (["--id-column", "sample"], "an option of training, for every method in --common '--id-column ...'"),
+        (["--encoder.depth", "2"], "an option of training, for every method in --common '--encoder.depth ...'"),
         (["--method", "a=peer:1nm"], "No peer is called '1nm'. Did you mean '1nn'?"),
         (["--method", "a=peer:1nn --steps 2"], "a peer takes no options; remove --steps 2"),
         (["--method", "a=peer:1nn", "--common", "--steps 2"], "--steps: does not apply to peers"),

@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 
-from tstk.data import DataConfig, load_data
+from tstk.data import DataConfig, load_data, load_split
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Table
-from tstk.data.load import load_split, read_splits
+from tstk.data.load import read_splits
 from tstk.data.readers import csv, parquet
 from tstk.data.regularize import check_times
 from tstk.data.times import measure_steps
@@ -70,6 +70,54 @@ def test_rows_that_share_an_id_are_one_series(read_text, kind):
     assert (raw.y, raw.groups, raw.channels) == (["up", "down"], ["7", "8"], ("u", "v"))
     assert raw.ids == ["b", "a"]
     assert "channels 'u', 'v'; label 'label'; group 'subject'; id 'id'; time 'time' (numbers)" in raw.note
+
+
+VISITS = """patient,date,t1,t2,t3{header}
+p,2024-01-01,1,2,3{up}
+q,2024-01-02,4,5,6{down}
+p,2024-01-03,7,8,9{up}
+q,2024-01-04,1,2,3{down}
+"""
+
+
+@kinds
+@pytest.mark.parametrize("labels", [("", "", ""), (",label", ",a", ",b")])
+def test_numbered_columns_with_times_that_ascend_in_each_group_are_questioned(read_text, kind, labels):
+    text = VISITS.format(**dict(zip(("header", "up", "down"), labels, strict=True)))
+    with pytest.raises(DataError, match="t1 to t3 may be the samples of a row, or channels") as error:
+        read_text(text, kind)
+    assert "--drop-columns date makes each row a series, --id-column patient" in str(error.value)
+    assert read_text(text, kind, roles=ColumnRoles(drop=("date",)))["train"].x.shape == (4, 1, 3)
+    for roles in (ColumnRoles(id="patient"), ColumnRoles(time="date")):
+        assert read_text(text, kind, roles=roles)["train"].x.shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize("time", [None, "date"])
+def test_data_for_a_model_are_read_as_its_own_were_though_nothing_in_them_tells(tmp_path, time):
+    """With `time`, the rows of a patient are one series; without, their labels differ, so each row is one."""
+    path, labelled = tmp_path / "new.csv", tmp_path / "old.csv"
+    path.write_text(VISITS.format(header="", up="", down=""))
+    rows = [(name, day) for day in range(1, 9) for name in "pqrs"]
+    labels = ["ab"[int(name in "pq" if time else day % 2)] for name, day in rows]
+    lines = [
+        f"{name},{day},{day},{day * 7 % 5},{day % 3},{label}" for (name, day), label in zip(rows, labels, strict=True)
+    ]
+    labelled.write_text("\n".join(["patient,date,t1,t2,t3,label", *lines]))
+    config = DataConfig(time_column=time)
+    data = load_data(str(labelled), config)
+    split = load_split(str(path), input_schema=data.input_schema(), roles=config.roles.for_other_data())
+    assert (data.spec.channels, len(split)) == ((3, 2) if time else (1, 4))
+
+
+def test_channels_of_a_model_are_found_by_name_in_any_order_even_where_they_are_constant(tmp_path):
+    path, other = tmp_path / "old.csv", tmp_path / "new.csv"
+    path.write_text(
+        "id,time,u,v,label\n" + "".join(f"s{i % 4},{i},{i * i},{i * 7 % 5},{'ab'[i % 2]}\n" for i in range(24))
+    )
+    other.write_text("id,time,w,v,u\nx,0,9,3,1\nx,1,8,3,2\ny,0,7,4,5\ny,1,6,4,6\n")  # v is the same within each id
+    data = load_data(str(path), DataConfig(standardize="none"))
+    split = load_split(str(other), input_schema=data.input_schema())
+    np.testing.assert_array_equal(split.x, [[[1, 2], [3, 3]], [[5, 6], [4, 4]]])
 
 
 @kinds
@@ -203,7 +251,6 @@ def test_a_pair_of_parquet_files_is_a_data_set(lists):
         ({"x": [[1.0], None]}, "row 2: no samples"),
         ({"x": [["a"], ["b"]]}, "row 1: expected lists of numbers"),
         ({"x": [[[1, 2]], [[1, 2], [3, 4]]]}, "series 2 has 2 channels"),
-        ({"x": [[1.0], [2.0]], "label": ["a", None]}, "series 2 has no label"),
     ],
 )
 def test_faulty_lists_are_refused(lists, columns, message):

@@ -124,7 +124,6 @@ def test_npz_looks_whole_numbers_up_in_its_classes(tmp_path):
         (HEAD + "1,2\n", "line 4: no ':' before the label"),
         (HEAD + "1,2:3,4:a\n1,2:b\n", "series 2 has 1 channels"),
         (HEAD + "1,2:a\n?,?:b\n", "series 2 is entirely missing"),
-        (HEAD + "1,2:a\n1,2:?\n", "series 2 has no label"),
         (HEAD + "1,inf:a\n", "series 1 holds an infinite value"),
         ("@timeStamps true\n" + HEAD.split("\n", 1)[1] + "1:a\n", "@timeStamps true is not supported"),
         ("@targetLabel true\n" + HEAD + "1:2\n", "both @classLabel true and @targetLabel true"),
@@ -152,7 +151,6 @@ def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, message):
         ("a,kind\n1,up\n", "column 'kind' holds text; if these are the labels, give --label-column kind"),
         ("a,label\n1,x\n1\n", "line 3: 1 cells"),
         ("a,label\noops,x\n", "the column 'a' holds text; if it names persons or devices, give --group-column a"),
-        ("a,label\n1,nan\n", "series 1 has no label"),
         ("date,u\n2020-01-02,1\n2020-01-01,2\n", "row 2 is dated before"),
         ("date,u,v\n2020-01-01,1,\n2020-01-02,2,\n", "column 'v' holds no value"),
     ],
@@ -184,7 +182,6 @@ def test_formats_with_a_fixed_place_for_the_label_refuse_another(tmp_path, read)
     [
         ({"X": np.ones((2, 3, 4)), "y": [0, 1, 2]}, "3 labels for 2 series"),
         ({"X": np.ones((2, 3, 4)), "y": np.full((2, 2), 2)}, "one per series"),
-        ({"X": np.ones((2, 3, 4)), "y": [0.0, np.nan]}, "series 2 has no label"),
         ({"X": np.ones((2, 3, 4)), "y": [0, 5], "classes": ["a", "b"]}, "label 5 of series 2"),
         ({"X": np.ones((2, 4, 3)), "channels": list("wvxyz")}, "5 channel names, but X has shape"),
         ({"X": np.ones(4)}, r"shape \(4,\)"),
@@ -218,6 +215,13 @@ def test_the_reader_is_chosen_by_suffix_and_the_readable_ones_are_listed(tmp_pat
     assert get_reader(tmp_path / "x.TS") is ts.read
     with pytest.raises(DataError, match=r"no reader for \.xyz.*\.ts, .*\.npz, .*\.csv"):
         get_reader(tmp_path / "x.xyz")
+    for name, remedy in (
+        ("x.xlsx", "save the sheet as .csv"),
+        ("x.csv.gz", "unpack it"),
+        ("x.json", "save it as .csv"),
+    ):
+        with pytest.raises(DataError, match=f": {remedy}.*; supported are"):
+            get_reader(tmp_path / name)
 
 
 def test_padding_is_nan_at_the_end():

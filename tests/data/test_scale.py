@@ -9,7 +9,13 @@ import torch
 from tests.support.shell import call
 from tstk.config.records import RunConfig
 from tstk.data import DataConfig, load_data, scale
-from tstk.data.scale import compare_scales, describe_far_values, describe_other_data, describe_other_scale
+from tstk.data.scale import (
+    compare_scales,
+    describe_far_values,
+    describe_other_data,
+    describe_other_scale,
+    describe_repeated_extremes,
+)
 from tstk.errors import DataChangedWarning
 from tstk.evaluation.probe import probe
 from tstk.inference.predict import embed, forecast, predict, score
@@ -30,6 +36,25 @@ def test_a_value_far_from_all_others_is_named_with_series_and_channel(tmp_path, 
     save(tmp_path / "a.npz", x.numpy())
     (note,) = notes(tmp_path / "a.npz", val_fraction=0)
     assert note.startswith(f"channel v: series 8 holds {value:.6g}, while half of all values lie between -0.7")
+
+
+@pytest.mark.parametrize("value", [-999.0, 9999.0])
+@pytest.mark.parametrize("level", [0.0, 300.0])
+def test_a_value_that_may_stand_for_missing_samples_is_noted_with_its_number(x, value, level):
+    x += level
+    x[::3, 1, 40:] = value
+    (note,) = describe_repeated_extremes(x - level, ["u", "v"], np.array([level, level]))
+    assert note.startswith(f"channel v: {value:g} occurs 100 times, and all other values lie between ")
+    assert note.endswith(f"write NaN, or have it read so: --reader csv --reader.missing {value:g}")
+
+
+def test_values_that_do_not_stand_for_missing_samples_are_not_noted(x):
+    states, rests, spikes, even = x.round(), x.clone(), x.clone(), x.clip(-1, 1)
+    states[3:6] = 20.0  # few levels
+    rests[:, :, 10:] = -50.0  # more than half of all samples
+    spikes[0, 0, :2] = 9999.0  # two alone
+    for data in (x, states, rests, spikes, even):
+        assert describe_repeated_extremes(data, ["u", "v"], None) == []
 
 
 def test_ordinary_data_are_not_noted(x):

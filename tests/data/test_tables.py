@@ -111,6 +111,19 @@ def test_runs_that_are_numbered_alike_are_channels(read):
     np.testing.assert_array_equal(data.x[:, 1], SAMPLES.astype(np.float32))
 
 
+@pytest.mark.parametrize("names", ["t{}", "x_{}", "time {}.5"])
+def test_numbered_samples_are_in_the_order_of_their_numbers_whatever_that_of_the_columns(read, names):
+    samples = np.random.default_rng(0).normal(size=(NUM_SERIES, 12)).round(3)
+    columns = {names.format(i): samples[:, i].tolist() for i in range(12)}
+    ordered = list(columns)
+    expected = read({name: columns[name] for name in ordered} | {"label": LABELS})
+    assert "in the order of their numbers" not in expected.note
+    for order in (sorted(columns), ordered[::-1]):  # as pivot tables of text sort them, and descending
+        data = read({"label": LABELS} | {name: columns[name] for name in order})
+        np.testing.assert_array_equal(data.x, expected.x)
+        assert "in the order of their numbers, which is not that of" in data.note
+
+
 @pytest.mark.parametrize(
     ("name", "cells", "proposal"),
     [

@@ -1,10 +1,13 @@
 """Times of tables: every way in which people write them is read exactly, and written back in the same way."""
 
+import json
+
 import numpy as np
 import pytest
 
+from tstk.data import DataConfig, load_data, load_split
 from tstk.data.times import continue_times, insert_times, is_date, measure_steps, parse_times
-from tstk.errors import DataError
+from tstk.errors import DataError, DataNoteWarning
 
 
 def parse(*cells, zone=""):
@@ -137,3 +140,40 @@ def test_numbers_and_words_are_no_dates():
     assert is_date("2020-01-01")
     assert is_date("31.12.2020 10:00")
     assert not any(map(is_date, ["2020", "1.5", "1-2", "1.2.3", "20200101", "walk", "", "12/24"]))
+
+
+def write_frequency(path, freq, kind, rows=60):
+    """Write a table, or two series, with a row per `freq` of pandas, or per number of seconds."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    is_text = isinstance(freq, str)
+    times = pandas.date_range("2024-01-01", periods=rows, freq=freq) if is_text else np.arange(rows) * freq
+    values = np.random.default_rng(0).normal(size=(rows, 2))
+    frame = pandas.DataFrame({"time": times, "u": values[:, 0], "v": values[:, 1]})
+    if kind == "series":
+        frame = pandas.concat([frame.assign(id=name, label=name) for name in "abcd"])
+    frame.to_csv(path, index=False)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["table", "series"])
+@pytest.mark.parametrize(
+    ("freq", "other", "text"),
+    [("h", "2h", "2 h, and 1 h"), ("D", "MS", "1 months, and 1 days"), (0.02, 0.004, "0.004, and 0.02")],
+)
+def test_data_for_a_model_at_another_step_are_noted(tmp_path, kind, freq, other, text):
+    config = DataConfig(context=8, horizon=4) if kind == "table" else DataConfig(val_fraction=0.0)
+    schema = load_data(write_frequency(tmp_path / "old.csv", freq, kind), config).input_schema()
+    schema = json.loads(json.dumps(schema))  # as a run stores it
+    with pytest.warns(DataNoteWarning, match=f"new.csv: steps are {text} in training; samples are used as if"):
+        load_split(write_frequency(tmp_path / "new.csv", other, kind), input_schema=schema)
+    with pytest.warns(DataNoteWarning) as record:
+        load_split(write_frequency(tmp_path / "same.csv", freq, kind, 40), input_schema=schema)
+    assert "in training" not in str(record[0].message)
+
+
+def test_too_few_rows_to_forecast_from_are_counted_without_options_of_training(tmp_path):
+    config = DataConfig(context=8, horizon=4)
+    schema = load_data(write_frequency(tmp_path / "old.csv", "h", "table"), config).input_schema()
+    short = write_frequency(tmp_path / "new.csv", "h", "table", 7)
+    with pytest.raises(DataError, match=r"new\.csv: 7 rows, and the run forecasts from the last 8; give that many"):
+        load_split(short, input_schema=schema, include_targets=False)

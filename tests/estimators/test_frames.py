@@ -1,10 +1,12 @@
 """Estimators take data frames of pandas, groups, weights and validation data, and give frames where they got some."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
 
-from tstk.errors import OptionError
+from tstk.errors import DataNoteWarning, OptionError
 from tstk.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
 
 pandas = pytest.importorskip("pandas", reason="pandas is not installed")
@@ -34,6 +36,58 @@ def test_a_multiindex_is_a_series_for_each_id_in_its_order():
     np.testing.assert_array_equal(from_frame.predict_proba(make_panel(ids)), from_arrays.predict_proba(SERIES))
     with pytest.raises(ValueError, match="X has 3 levels in its index; expected two"):
         from_frame.predict(pandas.concat({"more": make_panel(ids)}))
+
+
+@pytest.mark.parametrize("estimator", [SeriesClassifier, SeriesRegressor])
+def test_values_whose_index_is_the_ids_in_another_order_are_refused(estimator):
+    panel, y = make_panel("hgfedcba"), pandas.Series(np.arange(8) % 2, list("abcdefgh"))
+    model = estimator(steps=1, **TINY)
+    for arguments in ({"y": y}, {"y": np.arange(8) % 2, "groups": y}, {"y": np.arange(8) % 2, "sample_weight": y + 1}):
+        with pytest.raises(ValueError, match="row 0 is that of 'a', and series 0 of X is 'h'") as error:
+            model.fit(panel, **arguments)
+    assert "sample_weight.loc[X.index.get_level_values(0).unique()] has the order of X" in str(error.value)
+    ordered = y.loc[panel.index.get_level_values(0).unique()]
+    with pytest.raises(ValueError, match=r"y\.loc\[X.index.get_level_values\(0\).unique\(\)\]"):
+        model.fit(panel, ordered, validation=(panel, y))
+    expected = estimator(steps=1, **TINY).fit(panel, ordered.to_numpy()).predict(panel)
+    np.testing.assert_array_equal(model.fit(panel, ordered).predict(panel), expected)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (list("abcdefgh"), "could not convert column 'x' to numbers, as it holds 'a'; make it the index of the series"),
+        (pandas.date_range("2024-01-01", periods=8), "column 'x' holds times; make it the index of the series"),
+    ],
+)
+def test_a_column_that_is_not_numbers_is_named_with_the_remedy(cells, message):
+    wide = pandas.DataFrame(SERIES[:, 0], columns=[f"t{i}" for i in range(12)]).assign(x=cells)
+    for model in (SeriesClassifier(steps=1, **TINY), TokenEncoder(steps=1, **TINY)):
+        with pytest.raises(ValueError, match=message):
+            model.fit(wide, np.arange(8) % 2)
+    table = make_table().reset_index()
+    with pytest.raises(ValueError, match="column 'day' holds times; set_index makes times the index, or leave it out"):
+        SeriesForecaster(context=8, horizon=4, steps=1, **TINY).fit(table)
+    assert SeriesClassifier(steps=1, **TINY).fit(wide.drop(columns="x").astype(object), np.arange(8) % 2).classes_.size
+
+
+def test_numbered_columns_that_are_not_in_order_are_warned_of():
+    names = [f"t{i}" for i in range(12)]
+    wide, y = pandas.DataFrame(SERIES[:, 0], columns=names), np.arange(8) % 2
+    with pytest.warns(DataNoteWarning, match="column 't2' follows 't11'; samples are used in the order"):
+        SeriesClassifier(steps=1, **TINY).fit(wide[sorted(names)], y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataNoteWarning)
+        for columns in (names, names[::-1]):  # as times, and as the wave numbers of spectra
+            SeriesClassifier(steps=1, **TINY).fit(wide[columns], y)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pandas.NA])
+def test_a_missing_label_is_refused_by_its_place(missing):
+    y = pandas.Series(["a", "b"] * 4, dtype=object)
+    y[5] = missing
+    with pytest.raises(ValueError, match="Input y contains NaN: series 5 has no label; leave it out of X and y"):
+        SeriesClassifier(steps=1, **TINY).fit(SERIES, y)
 
 
 def test_features_have_names_and_come_out_as_frames_with_the_index_of_the_rows():

@@ -6,6 +6,7 @@ import shutil
 import sys
 from base64 import b64decode
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -460,3 +461,18 @@ def test_series_at_a_high_level_are_drawn_at_that_level(tmp_path, monkeypatch, s
     assert len(near_level) == 3
     assert all(abs(level) < 10 for level in levels if level not in near_level)
     assert all(np.nanstd(np.asarray(lines[0], float)) < 10 for lines in panels)
+
+
+def test_channels_that_a_page_does_not_show_are_counted_and_the_first_and_the_last_are_shown():
+    from tstk.report.context import RunContext
+
+    def context(*names):
+        stub = object.__new__(RunContext)
+        stub.pipeline = SimpleNamespace(channel_names=names, spec=SimpleNamespace(channels=len(names)))
+        stub.selection, stub.applied = Selection(), set()
+        return stub
+
+    for names, shown in (("a", [0]), ("ab", [0, 1]), ("abc", [0, 1, 2]), ("abcdefg", [0, 1, 6])):
+        assert context(*names).select_channels() == shown
+    assert context(*"abcdefg").describe_channels([0, 1, 6]) == " 3 of 7 channels are shown; --channel chooses others."
+    assert context(*"abc").describe_channels([0, 1, 2]) == ""

@@ -85,8 +85,24 @@ def _suggest_name(e: click.ClickException) -> str:
         return ""
     if isinstance(e, click.NoSuchOption):
         known = [o for p in ctx.command.get_params(ctx) for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
-        return did_you_mean(e.option_name, known)
+        return did_you_mean(e.option_name, known) or _place_training_option(e.option_name, known, ctx)
     return did_you_mean(getattr(e, "command_name", ""), getattr(ctx.command, "commands", ()))
+
+
+def _place_training_option(option: str, known: Sequence[str], ctx: click.Context) -> str:
+    """Return where an option of training is given, if a command does not have it."""
+    from tstk.config.resolve import SECTIONS, get_signature
+    from tstk.plugins.hooks import SLOTS
+
+    name = option.removeprefix("--").replace("-", "_")
+    options = {name for section in SECTIONS for name in get_signature(section, None).options}
+    if name.partition(".")[0] not in {*SLOTS, *options}:
+        return ""
+    if "--common" in known:
+        return f" It is an option of training, for every method in --common '{option} ...'"
+    if any(param.name == "run" for param in ctx.command.params):
+        return f" It is an option of training, which the run keeps. See {ctx.command_path} --help"
+    return ""
 
 
 def format_help_hint(ctx: click.Context | None) -> str:

@@ -80,6 +80,14 @@ class DatasetFiles:
         return CatalogRow(self.name, path, f"{splits}, {path.suffix}")
 
 
+_CONVERSIONS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), ": save the sheet as .csv, or give tstk.fit the data frame of pandas"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"), ": unpack it"),
+    **dict.fromkeys((".json", ".feather", ".arrow", ".h5", ".hdf5", ".mat"), ": save it as .csv or .parquet"),
+}
+"""Suffixes of files that people have and no reader reads -> the remedy, for messages."""
+
+
 def get_reader(path: Path) -> Callable[..., Any]:
     """Return the function that reads this file: `read(path, roles) -> dict[str, SeriesSet] | Table`.
 
@@ -93,7 +101,8 @@ def get_reader(path: Path) -> Callable[..., Any]:
     readers = _list_readers()
     if not (entries := readers.get(path.suffix.lower())):
         kind = path.suffix or "files without a suffix"
-        raise DataError(f"{path}: no reader for {kind}; supported are {', '.join(readers)}")
+        remedy = _CONVERSIONS.get(path.suffix.lower(), "")
+        raise DataError(f"{path}: no reader for {kind}{remedy}; supported are {', '.join(readers)}")
     core_entries = [entry for entry in entries if entry.dist == "tstk"]
     if len(core_entries or entries) > 1:
         names = " and ".join(entry.qualified_name for entry in entries)

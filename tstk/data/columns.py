@@ -27,7 +27,8 @@ class ColumnRoles:
         optional: roles whose columns need not be there, such as the labels in data to predict
         is_recording: the file is one series, whose samples are its rows
         label_per_sample: the label changes within a series, whose samples it classifies
-        rows_are_series: without times and repeated ids, each row is a series, though nothing in the file says so
+        model_channels: channels of the model for series that the file is for: without times and repeated ids, each row
+            is a series, though nothing in the file says so; empty if there is none
         reader: `use` and all options of the reader of the file; None for that of its suffix
     """
 
@@ -39,7 +40,7 @@ class ColumnRoles:
     channels: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
-    rows_are_series: bool = False
+    model_channels: tuple[str, ...] = ()
     is_recording: bool = False
     label_per_sample: bool = False
     reader: Mapping[str, Any] | None = None

@@ -59,7 +59,7 @@ class SeriesSet(ShortRepr):
         sampling_rates: N rates in Hz, if the files have them and no times
 
     Raises:
-        DataError: the shapes disagree, there is no series, or a series is entirely missing, infinite or without a label
+        DataError: the shapes disagree, there is no series, or a series is entirely missing or infinite
     """
 
     x: Samples | LazyArray
@@ -115,12 +115,34 @@ class SeriesSet(ShortRepr):
         self._clear_labels_beyond_end()
         if self.targets is not None:
             self._check_targets(self.targets)
-        if self.y is not None:
-            unlabelled = {label for label in set(self.y) if label.strip().lower() in NA_VALUES}
-            self._reject_series(np.array([label in unlabelled for label in self.y]), "has no label; remove it")
-            if self.classes and (undeclared := sorted(set(self.y) - set(self.classes))):
-                declared = ", ".join(self.classes)
-                raise DataError(f"{source}: label {undeclared[0]!r} is not among the classes {declared}; add it there")
+        undeclared = sorted(set(self.y or ()) - set(self.classes) - self.missing_labels)
+        if self.classes and undeclared:
+            declared = ", ".join(self.classes)
+            raise DataError(f"{source}: label {undeclared[0]!r} is not among the classes {declared}; add it there")
+
+    @property
+    def missing_labels(self) -> set[str]:
+        """The spellings of a missing label that occur, such as an empty cell or NA; a declared class is none."""
+        return {label for label in set(self.y or ()) - set(self.classes) if label.strip().lower() in NA_VALUES}
+
+    def require_labels(self, separator: str | None = None) -> None:
+        """Check that no series lacks its label, if there are labels.
+
+        Args:
+            separator: what is between the labels of a cell that holds several, if one does
+
+        Raises:
+            DataError: a label is missing
+        """
+        if self.y is None or not (missing := self.missing_labels):
+            return
+        is_missing = np.array([label in missing for label in self.y])
+        spelling = self.y[int(is_missing.argmax())].strip().strip("?")  # ? marks what is missing in several formats
+        fault = f"has the label {spelling!r}, which is read as a missing one" if spelling else "has no label"
+        remedy = "rename it if it is a class, or remove the series" if spelling else "remove it"
+        if separator is not None:
+            remedy += f"; for none of the labels, write {separator!r}"
+        self._reject_series(is_missing, f"{fault}; {remedy}, or pretrain without labels (--drop-columns)")
 
     def _clear_labels_beyond_end(self) -> None:
         """Make the class of samples beyond the end of a series unknown, which arrays pad with any; a note says so."""

@@ -113,6 +113,8 @@ def to_arrow(frame: Any, roles: ColumnRoles) -> tuple[Any, ColumnRoles]:
         if is_pandas(frame) and (fault := _describe_mixed_column(frame)):
             raise DataError(fault) from None
         kind = type(frame).__name__
+        if hasattr(frame, "to_frame"):
+            raise DataError(f"data: a {kind}, which has no columns; give a data frame, such as by to_frame()") from None
         raise DataError(f"data: a {kind}, which is no data frame that pyarrow reads ({reason})") from None
     roles = index_roles.complete(roles, table.column_names)
     return (table.drop_columns([index_roles.number]) if index_roles.is_unused(roles) else table), roles

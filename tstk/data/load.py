@@ -77,6 +77,7 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     splits = check_split_times(splits, config.regularize)
     step = None if config.resize else find_median_step(splits["train"])  # resampled series have different steps
     tables, series_sets = _separate_kinds(name, splits)
+    _require_labels(series_sets, config.roles, config.label_separator)
     if config.split_channels:
         config.reject("with --split-channels, which makes each channel a series without labels", "task")
     if config.has_class_per_sample:
@@ -198,7 +199,7 @@ def read_for_model(
     from tstk.data.windowing import extract_windows
 
     if input_schema["task"] is not None and input_schema["horizon"] is None and not roles.label_per_sample:
-        roles = replace(roles, rows_are_series=True)
+        roles = replace(roles, model_channels=tuple(input_schema["channels"]))
     if isinstance(data_source, str):
         data = _read_split(data_source, "test", data_root, roles)
     else:
@@ -251,6 +252,7 @@ def read_splits(
     from tstk.data.regularize import check_split_times
 
     splits = _read_files(locate(name_or_path, data_root), roles)
+    _require_labels(splits, roles)
     return check_split_times(splits, regularize)
 
 
@@ -268,9 +270,21 @@ def read_run_splits(name_or_path: str, config: DataConfig) -> dict[str, SeriesSe
     splits = _override_splits(name_or_path, splits, config)
     splits = check_split_times(splits, config.regularize)
     tables, series_sets = _separate_kinds(name_or_path, splits)
+    _require_labels(series_sets, config.roles, config.label_separator)
     if tables:
         return dict(tables)
     return dict(split_series(series_sets, config)[0])
+
+
+def _require_labels(
+    splits: dict[str, SeriesSet] | dict[str, SeriesSet | Table], roles: ColumnRoles, label_separator: str | None = None
+) -> None:
+    """Check that no series lacks its label, unless the data may be without labels."""
+    from tstk.data.containers import SeriesSet
+
+    for data in splits.values():
+        if isinstance(data, SeriesSet) and "label" not in roles.optional:
+            data.require_labels(label_separator)
 
 
 def _read_files(dataset_files: DatasetFiles, roles: ColumnRoles) -> dict[str, SeriesSet | Table]:

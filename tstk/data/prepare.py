@@ -21,7 +21,7 @@ from tstk.data.data_module import DataModule, compute_mean_std, count_missing, d
 from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.precision import compute_offset, describe_offset, subtract_offset
-from tstk.data.scale import describe_far_values
+from tstk.data.scale import describe_far_values, describe_repeated_extremes
 from tstk.data.segmentation import check_recordings, cut_recordings
 from tstk.data.splits import group_split, hold_out_test, stratified_split, subsample_per_class
 from tstk.data.targets import (
@@ -73,6 +73,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     notes = [*_collect_notes(series_sets), *filter(None, [task_note])]
     notes += describe_offset(train.x, channels, offset) + _describe_label_leaks(splits["train"])
     notes += describe_far_values(splits["train"].x, channels, offset, "series")
+    notes += describe_repeated_extremes(splits["train"].x, channels, offset)
     split_description, note = _add_validation_split(name, splits, series_sets, config)
     if test_description:
         split_description, note = f"{test_description}; {split_description}", f"{test_description}; {note}"
@@ -302,6 +303,7 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
     notes = _collect_notes(tables) + notes
     mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
     notes += describe_far_values(train_values[None, :, : ends[0]], train_table.channels, offset, "row")
+    notes += describe_repeated_extremes(train_values[None, :, : ends[0]], train_table.channels, offset)
     for split in ("val", "test"):
         _reject_overflow(splits[split], mean, std, f"{name}, {split} split")
     return DataModule(
@@ -356,6 +358,10 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
         )
     _check_columns(data, tuple(input_schema["channels"]))
     context, horizon = input_schema["length"], input_schema["horizon"] if include_targets else 0
+    if not include_targets and len(data.values) < context:
+        raise DataError(
+            f"{data.source}: {len(data.values)} rows, and the run forecasts from the last {context}; give that many"
+        )
     _check_num_rows(data.source, len(data.values), context, horizon)
     return WindowDataset(_table_to_tensor(data, offset), context, horizon, times=data.times)
 

@@ -220,6 +220,7 @@ def insert_missing_rows(table: Table) -> Table:
     values = np.full((num_rows, table.values.shape[1]), np.nan, table.values.dtype)
     values[positions] = table.values
     note = f"{num_rows - len(positions):,} missing rows are inserted without samples, so that steps are {step}"
+    note += "; numbers of rows count them"
     times = insert_times(table.times, positions)
     return replace(table, values=values, times=times, note="; ".join(filter(None, (table.note, note))))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,12 @@ FEW_SAMPLES = 10_000
 
 MAX_SHIFT = 4.0
 """Difference of means, in standard deviations of the training data, from which two data sets differ."""
+
+MIN_REPEATS = 3
+"""Occurrences from which a value far off may stand for missing samples."""
+
+MIN_LEVELS = 10
+"""Different values that a channel must have, which may be a state or a count otherwise."""
 
 _SAMPLE_SIZE = 2**18
 """Values from which quartiles are estimated, over all channels."""
@@ -70,6 +77,60 @@ def describe_far_values(
         for c, name in enumerate(channels)
         if counts[c]
     ]
+
+
+def describe_repeated_extremes(
+    x: Tensor | LazyArray, channels: Sequence[str], offset: NDArray[np.float64] | None
+) -> list[str]:
+    """Return a note for each channel whose lowest or highest value repeats and is far off, as -999 for missing samples.
+
+    Far off is further from all other values than these are from each other.
+
+    Args:
+        x: [N, C, T] samples, NaN where missing
+        channels: C names
+        offset: [C] that was subtracted from the samples; None if none was
+    """
+    if isinstance(x, LazyArray):  # too large to be read twice for a note
+        return []
+    ends = np.array([[np.inf], [-np.inf]]) * np.ones(len(channels))  # lowest and highest [2, C]
+    num_levels = np.zeros(len(channels), np.int64)
+    for chunk in map(np.asarray, iter_chunks(x)):
+        ends = _widen(ends, chunk, np.isfinite(chunk))
+        num_levels = np.maximum(
+            num_levels, [len(np.unique(chunk[:, c, : 2 * MIN_LEVELS])) for c in range(len(channels))]
+        )
+    counts, total = np.zeros((2, len(channels)), np.int64), np.zeros(len(channels), np.int64)
+    others = np.array([[[np.inf], [-np.inf]]] * 2) * np.ones(len(channels))  # without the lowest, without the highest
+    for chunk in map(np.asarray, iter_chunks(x)):
+        known = np.isfinite(chunk)
+        total += known.sum((0, 2))
+        for i, end in enumerate(ends):
+            is_end = chunk == end[:, None]
+            counts[i] += is_end.sum((0, 2))
+            others[i] = _widen(others[i], chunk, known & ~is_end)
+    notes = []
+    for c, name in enumerate(channels):
+        level = 0.0 if offset is None else float(offset[c])
+        for i in range(2):
+            low, high = others[i, :, c]
+            gap = low - ends[0, c] if i == 0 else ends[1, c] - high
+            is_rare = MIN_REPEATS <= counts[i, c] < total[c] / 2 and num_levels[c] >= MIN_LEVELS
+            if is_rare and 0 < high - low < gap < np.inf:
+                value = f"{ends[i, c] + level:g}"
+                notes.append(
+                    f"channel {name}: {value} occurs {counts[i, c]:,} times, and all other values lie between "
+                    f"{low + level:.6g} and {high + level:.6g}; if it stands for missing samples, "
+                    f"write NaN, or have it read so: --reader csv --reader.missing {value}"
+                )
+    return notes
+
+
+def _widen(ends: NDArray[Any], chunk: NDArray[Any], is_used: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the lowest and highest value of each channel [2, C], those of some samples [N, C, T] included."""
+    low = np.where(is_used, chunk, np.inf).min((0, 2), initial=np.inf)
+    high = np.where(is_used, chunk, -np.inf).max((0, 2), initial=-np.inf)
+    return np.stack([np.minimum(ends[0], low), np.maximum(ends[1], high)])
 
 
 def _estimate_quartiles(x: Tensor | LazyArray) -> list[NDArray[np.float64]]:

@@ -97,7 +97,8 @@ def split_label_cells(series_set: SeriesSet, separator: str, names: tuple[str, .
     """
     if series_set.y is None:
         return series_set
-    cells = [{part.strip() for part in cell.split(separator)} - {""} for cell in series_set.y]
+    unlabelled = series_set.missing_labels
+    cells = [{part.strip() for part in cell.split(separator)} - {"", *unlabelled} for cell in series_set.y]
     present = set().union(*cells)
     names = names or sort_names(present)
     if not names:
@@ -108,6 +109,7 @@ def split_label_cells(series_set: SeriesSet, separator: str, names: tuple[str, .
             f"whose labels are {', '.join(names)}"
         )
     targets = np.array([[name in cell for name in names] for cell in cells], np.float64)
+    targets[[cell in unlabelled for cell in series_set.y]] = np.nan
     return replace(series_set, y=None, classes=(), targets=targets, target_names=names)
 
 
@@ -150,13 +152,14 @@ def encode_targets(series_set: SeriesSet, target_type: TargetType, names: tuple[
 def _encode_classes(series_set: SeriesSet, classes: tuple[str, ...]) -> Tensor | None:
     if series_set.y is None:
         return None
-    if unknown := sorted(set(series_set.y) - set(classes)):
+    missing = series_set.missing_labels - set(classes)
+    if unknown := sorted(set(series_set.y) - set(classes) - missing):
         raise DataError(
             f"{series_set.source}: class {', '.join(map(repr, unknown))} does not occur in training, "
             f"whose classes are {', '.join(classes)}"
         )
     class_index = {name: i for i, name in reversed(list(enumerate(classes)))}
-    return torch.tensor([class_index[label] for label in series_set.y])
+    return torch.tensor([class_index.get(label, -1) for label in series_set.y])
 
 
 def _encode_sample_classes(series_set: SeriesSet, classes: tuple[str, ...]) -> Tensor | None:
@@ -177,10 +180,12 @@ def _encode_sample_classes(series_set: SeriesSet, classes: tuple[str, ...]) -> T
 
 
 def _parse_labels(series_set: SeriesSet) -> NDArray[np.float64]:
-    """Return labels that are numbers, [N]."""
+    """Return labels that are numbers, [N], NaN where missing."""
     assert series_set.y is not None
     numbers = np.array([_parse_number(label) for label in series_set.y])
-    if bad := np.flatnonzero(np.isnan(numbers)).tolist():
+    missing = series_set.missing_labels
+    is_missing = np.array([label in missing for label in series_set.y])
+    if bad := np.flatnonzero(np.isnan(numbers) & ~is_missing).tolist():
         raise DataError(f"{series_set.source}: label {series_set.y[bad[0]]!r} of series {bad[0] + 1} is not a number")
     return numbers
 
@@ -211,6 +216,12 @@ def match_targets(series_set: SeriesSet, input_schema: dict[str, Any]) -> Series
     """
     names = tuple(input_schema["classes"] or input_schema["target_names"])
     target_type = None if input_schema["task"] is None else get_task(input_schema["task"]).target_type
+    unlabelled = series_set.missing_labels
+    if unlabelled and target_type not in (None, "sample-class"):
+        labels = series_set.y or []
+        count = sum(label in unlabelled for label in labels)
+        note = f"{count:,} of {len(labels):,} series have no label; metrics leave them out"
+        series_set = replace(series_set, note="; ".join(filter(None, (series_set.note, note))))
     if target_type not in ("labels", "numbers") or names == LABEL_AS_NUMBER or input_schema.get("label_separator"):
         return series_set
     if series_set.targets is None:

@@ -27,12 +27,12 @@ from tstk.core.types import Spec, Split
 from tstk.data.catalog import ARRAYS, DEFAULT_VAL_FRACTION
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset
-from tstk.data.frames import is_temporal
 from tstk.data.lazy_array import LazyArray
 from tstk.data.precision import compute_offset, subtract_offset, to_float32
 from tstk.data.splits import group_split, stratified_split
 from tstk.data.targets import get_strata
 from tstk.errors import OptionError
+from tstk.estimators.frames import check_columns, split_panel
 from tstk.estimators.runs import FitRecord, list_params, save_run
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.probabilities import calibrate
@@ -307,6 +307,8 @@ class PipelineEstimator(OptionsEstimator):
             return self._pad_ragged(list(array), reset)
         if isinstance(X, list | tuple) and len(X) and all(getattr(series, "ndim", 0) == 2 for series in X):
             return self._pad_ragged([np.asarray(fill_masked(series), np.float64) for series in X], reset)
+        if is_pandas(X):
+            check_columns(X, "make it the index of the series", warn=reset)
         X = fill_masked(X)
         if getattr(getattr(X, "dtype", None), "kind", "f") in "mM":
             raise ValueError(f"X holds {X.dtype}; expected numbers")
@@ -364,39 +366,6 @@ class PipelineEstimator(OptionsEstimator):
     def _predict(self, split: Split) -> Prediction:
         with self._pipeline_on_device() as pipeline:
             return predict_batches(pipeline, iter_batches(split, BATCH_SIZE, "cpu"))
-
-
-def split_panel(frame: Any) -> list[Any]:
-    """Return the series of a data frame of pandas whose index has two levels, in the order in which they first occur.
-
-    Raises:
-        ValueError: the index has more levels, a row has no series, or the times of a series are not in order
-    """
-    if frame.index.nlevels > 2:
-        raise ValueError(f"X has {frame.index.nlevels} levels in its index; expected two, a series and a time")
-    missing = frame.index.get_level_values(0).isna()
-    if missing.any():
-        raise ValueError(f"X, row {missing.argmax()}: no series in the index; give it one, or remove the row")
-    groups = {name: series.droplevel(0) for name, series in frame.groupby(level=0, sort=False)}
-    for name, series in groups.items():
-        if is_temporal(series.index) or series.index.dtype.kind in "iuf":
-            check_order(series.index, f"X, series {name!r}")
-    return list(groups.values())
-
-
-def check_order(times: Any, place: str) -> None:
-    """Raise ValueError unless times increase from row to row.
-
-    Args:
-        times: index of pandas of one level
-        place: of the series, for the message
-    """
-    if not (times.is_monotonic_increasing and times.is_unique):
-        row = next(i for i in range(1, len(times)) if not times[i] > times[i - 1])
-        raise ValueError(
-            f"{place}, row {row}: {times[row]} follows {times[row - 1]}; sort the rows by time with sort_index(), and "
-            "give each time once"
-        )
 
 
 def _check_weights(pipeline: Pipeline, train: Split, config: TrainConfig) -> None:

@@ -29,7 +29,8 @@ from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.data.containers import to_text
 from tstk.data.datasets import SeriesDataset, WindowDataset
 from tstk.data.frames import is_temporal
-from tstk.estimators.base import BATCH_SIZE, FLOATS, Array, PipelineEstimator, check_order
+from tstk.estimators.base import BATCH_SIZE, FLOATS, Array, PipelineEstimator
+from tstk.estimators.frames import check_alignment, check_columns, check_order, is_missing
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import feature_extractor
 from tstk.inference.frames import continue_index, parse_index
@@ -86,6 +87,7 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
             sample_weight: [N] by which the loss of each series is multiplied; their level does not matter
             validation: series and labels to select the weights by, instead of holding some out
         """
+        check_alignment(X, y=y, groups=groups, sample_weight=sample_weight)
         x = self._validate_series(X, True)
         y = self._validate_labels(y, len(x))
         self.classes_, class_ids = np.unique(y, return_inverse=True)
@@ -110,6 +112,8 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         y = column_or_1d(y, warn=True)
+        if y.dtype == object and (unknown := [i for i, label in enumerate(y) if is_missing(label)]):
+            raise ValueError(f"Input y contains NaN: series {unknown[0]} has no label; leave it out of X and y")
         check_classification_targets(y)
         if len(y) != count:
             raise ValueError(
@@ -118,6 +122,7 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         return y
 
     def _validate_validation(self, validation: tuple[Any, Any]) -> SeriesDataset:
+        check_alignment(validation[0], y=validation[1])
         x = self._validate_series(validation[0], False)
         y = self._validate_labels(validation[1], len(x))
         if unknown := sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str):
@@ -204,6 +209,7 @@ class SeriesRegressor(RegressorMixin, PipelineEstimator):
             sample_weight: [N] by which the loss of each series is multiplied; their level does not matter
             validation: series and numbers to select the weights by, instead of holding some out
         """
+        check_alignment(X, y=y, groups=groups, sample_weight=sample_weight)
         x = self._validate_series(X, True)
         names = getattr(y, "columns", None) if getattr(y, "ndim", 1) == 2 else [getattr(y, "name", None)]
         targets, self._has_one_target = self._validate_targets(y, len(x))
@@ -214,6 +220,7 @@ class SeriesRegressor(RegressorMixin, PipelineEstimator):
         config = self._build_config()
         held_out = None
         if validation is not None:
+            check_alignment(validation[0], y=validation[1])
             x_val = self._validate_series(validation[0], False)
             y_val, _ = self._validate_targets(validation[1], len(x_val))
             if y_val.shape[1] != targets.shape[1]:
@@ -303,6 +310,7 @@ class TokenEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PipelineEs
             groups: [N] names, such as persons; no group is both trained on and held out
             validation: series to select the weights by, instead of holding some out
         """
+        check_alignment(X, groups=groups)
         x = self._validate_series(X, True)
         config = self._build_config()
         held_out = None if validation is None else SeriesDataset(self._validate_series(validation, False))
@@ -474,6 +482,7 @@ class SeriesForecaster(PipelineEstimator):
                 )
             if is_temporal(X.index):
                 check_order(X.index, "X")
+            check_columns(X, "set_index makes times the index")
         X = validate_data(self, X, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan", copy=True)
         if reset:
             names = getattr(self, "feature_names_in_", range(X.shape[1]))

@@ -123,6 +123,7 @@ def score(
     if pipeline.head is not None and pipeline.spec.horizon is None and not _has_known_targets(split.y):
         kind = "targets" if pipeline.target_names else "labels"
         raise DataError(f"{name}: these series have no {kind}, so there is nothing to score; try tstk predict {run}")
+    split = _select_labelled(split)
     seed = run_config.options("train")["seed"]
     extra: dict[str, Any] = {}
     if is_classifier(pipeline):
@@ -151,6 +152,13 @@ def score(
 def _has_known_targets(y: Tensor | None) -> bool:
     """Return whether any target, as in `Series.y`, is known."""
     return y is not None and bool((~y.isnan() if y.is_floating_point() else y >= 0).any())
+
+
+def _select_labelled(split: Split) -> Split:
+    """Return the series whose class is known; of other targets all, since their metrics leave out unknown ones."""
+    if not isinstance(split, SeriesDataset) or split.y is None or split.y.ndim > 1 or not bool((split.y < 0).any()):
+        return split
+    return split.select((split.y >= 0).nonzero().flatten())
 
 
 def _score_classes(pipeline: Pipeline, split: Split, logits: NDArray[Any], seed: int, name: str) -> dict[str, Any]:
@@ -198,11 +206,12 @@ def predict(
 
     Returns:
         classes and labels: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
-        known, of labels with NAME? where it is unknown; numbers: "predicted" and, if known, "truth", each [N, K] in the
-        units of the data, and "targets" K names; forecasting: "forecast" and "truth", each [N, C, H] in the units of
-        the data, and "channels" C names; a class per sample: "predicted" and, if known, "truth", each [N, T] names,
-        empty beyond the end and where unknown, "probability" [N, K, T], "classes", "recording" [N], equal for windows
-        that follow each other, and "start" [N], the place of their first sample in the recording; all with "row", "id"
+        any is known, empty where a class is unknown, of labels with NAME? where it is; numbers: "predicted" and, if
+        known, "truth", each [N, K] in the units of the data, and "targets" K names; forecasting: "forecast" and
+        "truth", each [N, C, H] in the units of the data, and "channels" C names; a class per sample: "predicted" and,
+        if known, "truth", each [N, T] names, empty beyond the end and where unknown, "probability" [N, K, T],
+        "classes", "recording" [N], equal for windows that follow each other, and "start" [N], the place of their first
+        sample in the recording; all with "row", "id"
         and "group" as from `identify_series`
 
     Raises:
@@ -241,7 +250,7 @@ def predict(
         return result
     if split.y.ndim == 2:
         return result | {"truth": name_true_labels(split.y, prediction.classes)}
-    return result | {"truth": classes[split.y.numpy()]}
+    return result | {"truth": np.array([*prediction.classes, ""])[split.y.numpy()]}  # the last is that of -1
 
 
 def _describe_samples(prediction: Prediction, split: Split, length: int) -> Arrays:

@@ -27,7 +27,7 @@ from tstk.data.load import read_run_splits, read_splits, warn_of_other_step
 from tstk.data.precision import compute_offset, subtract_offset
 from tstk.data.scale import describe_other_scale
 from tstk.data.windowing import resolve_split_boundaries
-from tstk.errors import DataChangedWarning, DataError, OptionError, warn_user
+from tstk.errors import DataChangedWarning, DataError, DataNoteWarning, OptionError, warn_user
 from tstk.inference.identity import Arrays, identify_series
 from tstk.plugins.registry import get_registry
 
@@ -131,6 +131,8 @@ def load_recordings(
     recordings = build_recordings(pipeline, container, run_config.input_schema, first_row)
     recordings.reader = roles.reader
     if data is not None:
+        if isinstance(container, Table) and container.note:
+            warn_user(container.note, DataNoteWarning)
         warn_of_other_step(container, run_config.input_schema)
     if data is not None and not run_config.split_channels:
         warn_of_other_scale(pipeline, run_config, recordings.x, data)

@@ -72,10 +72,20 @@ class RunContext(PlotData):
             return torch.tensor([self.find_sample(sample) for sample in self.selection.samples])
         return self.sample_rows(max_rows)
 
-    def select_channels(self, default: Sequence[int]) -> list[int]:
-        """Return the numbers of the channels to show: those that were chosen, or the default ones."""
+    def select_channels(self, default: Sequence[int] | None = None) -> list[int]:
+        """Return the numbers of the channels to show: those that were chosen, or the default ones.
+
+        Without `default` these are the first two and the last: the one of most interest is often the first or the last.
+        """
         self.applied.add("channels")
+        last = len(self.channels) - 1
+        default = sorted({0, min(1, last), last}) if default is None else default
         return [self.find_channel(channel) for channel in self.selection.channels] or list(default)
+
+    def describe_channels(self, shown: Sequence[int]) -> str:
+        """Return a sentence, after a space, on the number of channels if not all are shown; else an empty text."""
+        count = len(self.channels)
+        return f" {len(shown)} of {count} channels are shown; --channel chooses others." if len(shown) < count else ""
 
     @property
     def window(self) -> tuple[int, int] | None:
@@ -123,6 +133,6 @@ def load_context(run: str | Path, data_root: str | None = None, selection: Selec
         pipeline, split, name, seed, run_dir, run_config, result, history, data, selection or Selection()
     )
     context.select_rows(1)
-    context.select_channels([])
+    context.select_channels()
     context.applied.clear()
     return context

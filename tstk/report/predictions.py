@@ -91,7 +91,7 @@ def render_forecasts(context: RunContext) -> Section | None:
     """Render forecasts over the targets, and the error by forecast step."""
     if not can_forecast(context.pipeline):
         return None
-    channels = context.select_channels(range(len(context.channels))[-2:])
+    channels = context.select_channels()
     rows = context.select_rows(max(1, MAX_PANELS // len(channels)))
     forecasts = compute_forecasts(context, rows)
     figures = [
@@ -100,6 +100,7 @@ def render_forecasts(context: RunContext) -> Section | None:
         for row, channels_of_row in zip(rows.tolist(), forecasts, strict=True)
     ]
     text = "Each panel is a window: the end of its context, and the forecast over the values that followed."
+    text += context.describe_channels(channels)
     sample_paths = forecasts[0][0].sample_paths
     if sample_paths is not None:
         text += f" Intervals are central ones of {len(sample_paths)} sample paths; the forecast is their mean."
@@ -157,7 +158,7 @@ def render_masked_reconstructions(context: RunContext) -> Section | None:
     if not predicts_masked_targets(context.pipeline):
         return None
     text = "The encoder did not see the shaded samples; the decoder predicts them from the others."
-    return _render_series(context, "Masked samples", text, slice(2))
+    return _render_series(context, "Masked samples", text)
 
 
 def render_reconstructions(context: RunContext) -> Section | None:
@@ -165,12 +166,13 @@ def render_reconstructions(context: RunContext) -> Section | None:
     if context.pipeline.decoder is None or not context.pipeline.decoder.predicts_series:
         return None
     text = "The input of the tokenizer, and its reconstruction from the codes."
-    return _render_series(context, "Reconstructions", text, slice(-2, None))
+    return _render_series(context, "Reconstructions", text)
 
 
-def _render_series(context: RunContext, title: str, text: str, default_channels: slice) -> Section:
+def _render_series(context: RunContext, title: str, text: str) -> Section:
     """Render a panel with its reconstruction for some channels of some series."""
-    channels = context.select_channels(range(len(context.channels))[default_channels])
+    channels = context.select_channels()
+    text += context.describe_channels(channels)
     rows = context.select_rows(max(1, MAX_PANELS // len(channels)))
     series = compute_reconstructions(context, rows)
     figures = [

@@ -424,6 +424,7 @@ def _describe_input(model: ImportedModel) -> dict[str, Any]:
         "horizon": None,
         "resize": model.resize,
         "cut_length": None,
+        "step": None,
         "split_channels": model.split_channels,
         "offset": None,
     }

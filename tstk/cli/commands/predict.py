@@ -113,4 +113,5 @@ def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:
         for name, value in zip(forecast.channels, forecast.values, strict=True)
     ]
     write_csv(path, ["step", *(["date"] if dated else []), "channel", "forecast"], rows, replace=force)
-    echo(f"{path}: {forecast.values.shape[1]} steps of {len(forecast.channels)} channels")
+    steps = f"{forecast.values.shape[1]} steps of {len(forecast.channels)} channels"
+    echo(f"{path}: {steps} after the last row; --out FILE.npz has the forecast of every window")

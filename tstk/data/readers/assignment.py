@@ -221,7 +221,10 @@ def _assign_by_options(assignment: Assignment, roles: ColumnRoles) -> None:
 
 
 def find_runs(assignment: Assignment) -> dict[str, list[int]]:
-    """Return the runs of columns numbered alike (t0 to t149): prefix -> columns. Each is a channel of every row."""
+    """Return the runs of columns numbered alike (t0 to t149): prefix -> columns. Each is a channel of every row.
+
+    The columns of a run are in the order of their numbers, which that of the file may not be (t1, t10, t2).
+    """
     frame, runs = assignment.frame, dict[str, dict[str, int]]()
     for i in assignment.remaining:
         if (match := _NUMBERED.fullmatch(frame.names[i])) and not frame.is_nested(i):
@@ -229,7 +232,8 @@ def find_runs(assignment: Assignment) -> dict[str, list[int]]:
     if not runs:
         return {}
     largest = max(runs.values(), key=len)
-    alike = {prefix: list(run.values()) for prefix, run in runs.items() if list(run) == list(largest)}
+    order = sorted(largest, key=float)
+    alike = {prefix: [run[number] for number in order] for prefix, run in runs.items() if set(run) == set(largest)}
     num_columns = sum(map(len, alike.values()))
     if len(largest) < 2 or (len(largest) == 2 and num_columns < len(assignment.remaining)):
         return {}

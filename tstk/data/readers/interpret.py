@@ -38,37 +38,44 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
         return _build_table(assignment, roles)
     if roles.label_per_sample:
         return {"train": build_long(assignment, True)} if is_long(assignment, {}) else _build_table(assignment, roles)
-    _discard_doubtful_names(assignment)
+    _discard_doubtful_names(assignment, "label" in roles.optional)
     if lists := [i for i in assignment.channels or assignment.remaining if frame.is_nested(i)]:
         return {"train": build_from_lists(assignment, lists)}
     by_user = assignment.by_user
     runs = {} if "channels" in by_user else find_runs(assignment)
-    if is_long(assignment, runs):
-        return {"train": build_long(assignment)}
-    wide = by_user & {"label", "targets"} or (runs and assignment.label is not None)
+    if is_long(assignment, runs, roles.model_channels):
+        return {"train": build_long(assignment, model_channels=roles.model_channels)}
+    wide = by_user & {"label", "targets"} or (runs and (assignment.label is not None or roles.model_channels))
     if assignment.time is not None and "time" not in by_user and wide and runs:
         assignment.leave_out([assignment.time], "a time, but each row is a series")
         assignment.time = None
     has_roles = any(i is not None for i in (assignment.label, assignment.group, assignment.id)) or assignment.targets
-    if assignment.time is not None or not (has_roles or runs or roles.rows_are_series):
+    if assignment.time is not None or not (has_roles or runs or roles.model_channels):
         return _build_table(assignment, roles)
     return {"train": _build_wide(assignment, runs)}
 
 
-def _discard_doubtful_names(assignment: Assignment) -> None:
-    """Take back the roles of columns whose names suggest it, but whose contents do not."""
+def _discard_doubtful_names(assignment: Assignment, is_for_model: bool) -> None:
+    """Take back the roles of columns whose names suggest it, but whose contents do not.
+
+    Args:
+        assignment: the roles
+        is_for_model: a trained model has decided what labels are
+    """
     frame = assignment.frame
     group, label = assignment.group, assignment.label
     is_number = group is not None and frame.get_numbers(group) is not None and not frame.is_integer(group)
     if is_number and "group" not in assignment.by_user:
         assignment.group = None  # such as `user`, a share of time
-    if "label" in assignment.by_user or label is None or assignment.time is not None:
+    if "label" in assignment.by_user or label is None or assignment.time is not None or is_for_model:
         return
-    numbers = frame.get_numbers(label)
-    if numbers is not None and not frame.is_integer(label) and len(np.unique(numbers)) > max(frame.num_rows / 2, 2):
+    if (cells := frame.get_numbers(label)) is None:
+        return
+    numbers = np.unique(cells[~np.isnan(cells)])
+    if (numbers != np.round(numbers)).any() and len(numbers) > max(frame.num_rows / 2, 2):
         name, option = frame.names[label], quote(frame.names[label])
         raise DataError(
-            f"{frame.path}: the column {name!r} holds {len(np.unique(numbers)):,} numbers with decimals; "
+            f"{frame.path}: the column {name!r} holds {len(numbers):,} numbers with decimals; "
             f"--target-columns {option} predicts them, --label-column {option} takes them as names of classes"
         )
 
@@ -131,22 +138,24 @@ def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet
     """Return a series per row, whose samples are columns."""
     frame = assignment.frame
     if "channels" not in assignment.by_user:
-        in_runs = {i for run in runs.values() for i in run}
-        _check_outsiders(assignment, runs, in_runs)
+        in_runs = [i for run in runs.values() for i in run]
+        _check_outsiders(assignment, runs, set(in_runs))
         if runs:
-            assignment.channels = [i for i in assignment.remaining if i in in_runs]
+            assignment.channels = in_runs
         else:
             assignment.set_channels(assignment.remaining, "a sample")
-    if len(runs) > 1 and len(assignment.channels) == sum(map(len, runs.values())):
+    if len(runs) > 1:
         values = np.stack([frame.get_samples(run) for run in runs.values()], 1)
         channels = tuple(runs)
     else:
         values, channels = frame.get_samples(assignment.channels)[:, None], ()
     num_channels, length = values.shape[1:]
-    what = f"each row is a series of {length:,} samples, {assignment.list_names(assignment.channels)}"
+    samples = f"each row is a series of {length:,} samples, {assignment.list_names(assignment.channels)}"
     if num_channels > 1:
-        what = f"each row is a series of {num_channels} channels ({', '.join(channels)}) and {length:,} samples"
-    return build_series_set(assignment, values, channels, assignment.describe(what))
+        samples = f"each row is a series of {num_channels} channels ({', '.join(channels)}) and {length:,} samples"
+    if any(run != sorted(run) for run in runs.values()):
+        samples += ", in the order of their numbers, which is not that of the columns"
+    return build_series_set(assignment, values, channels, assignment.describe(samples))
 
 
 def _check_outsiders(assignment: Assignment, runs: dict[str, list[int]], in_runs: set[int]) -> None:

@@ -19,7 +19,7 @@ from tstk.data.times import Times
 from tstk.errors import DataError
 
 
-def is_long(assignment: Assignment, runs: dict[str, list[int]]) -> bool:
+def is_long(assignment: Assignment, runs: dict[str, list[int]], model_channels: tuple[str, ...] = ()) -> bool:
     """Return whether the rows of an id are the samples of one series: all ids repeat, or some do and there are times.
 
     Without ids, the rows of a group are one series if there are times; the group is then also the id.
@@ -27,12 +27,22 @@ def is_long(assignment: Assignment, runs: dict[str, list[int]]) -> bool:
     Args:
         assignment: the roles
         runs: numbered columns of samples, as `find_runs` returns them
+        model_channels: channels of the model that the series are for, as many as the columns of a long table
+
+    Raises:
+        DataError: there are no ids and no model, and numbered columns may be samples of a row or channels over time
     """
     frame, has_times = assignment.frame, assignment.time is not None
     is_wide = bool(runs) and (assignment.label is not None or bool(assignment.targets))
     if assignment.id is None:
         group = assignment.group
-        if group is None or not has_times or is_wide or len(set(frame.get_text(group))) in (1, frame.num_rows):
+        if group is None or not has_times or len(set(frame.get_text(group))) in (1, frame.num_rows):
+            return False
+        if runs and model_channels:
+            is_wide = len(model_channels) < sum(map(len, runs.values()))
+        elif runs and "time" not in assignment.by_user:
+            _question_rows(assignment, group, runs)
+        if is_wide and "time" not in assignment.by_user:
             return False
         assignment.id = group
         return True
@@ -42,12 +52,43 @@ def is_long(assignment: Assignment, runs: dict[str, list[int]]) -> bool:
     return has_times or (min(counts) > 1 and not is_wide)
 
 
-def build_long(assignment: Assignment, label_per_sample: bool = False) -> SeriesSet:
+def _question_rows(assignment: Assignment, group: int, runs: dict[str, list[int]]) -> None:
+    """Refuse rows that may be the samples of one series per group: times ascend within each, and labels stay the same.
+
+    Raises:
+        DataError: they may be, as well as a series each
+    """
+    frame, time = assignment.frame, assignment.time
+    assert time is not None
+    _, first, names = np.unique(np.array(frame.get_text(group)), return_index=True, return_inverse=True)
+    labels = [i for i in (assignment.label, *assignment.targets) if i is not None]
+    if any(_find_change(frame, i, first[names]) is not None for i in labels):
+        return
+    try:
+        values = frame.get_times(time, assignment.clock).values
+    except DataError:
+        return
+    order = np.argsort(names, kind="stable")
+    if not (np.diff(values[order]).astype(np.float64)[np.diff(names[order]) == 0] > 0).all():
+        return
+    run = next(iter(runs.values()))
+    column, option = frame.names[time], quote(frame.names[time])
+    raise DataError(
+        f"{frame.path}: {frame.names[run[0]]} to {frame.names[run[-1]]} may be the samples of a row, or channels at "
+        f"the times in {column!r}, which ascend within each {frame.names[group]!r}; --drop-columns {option} makes each "
+        f"row a series, --id-column {quote(frame.names[group])} the rows of each {frame.names[group]!r}"
+    )
+
+
+def build_long(
+    assignment: Assignment, label_per_sample: bool = False, model_channels: tuple[str, ...] = ()
+) -> SeriesSet:
     """Return the series of a long table, in the order in which their ids first occur.
 
     Args:
         assignment: the roles
         label_per_sample: labels may change within a series, and classify its samples
+        model_channels: channels of the model that the series are for; if all are columns, these are the samples
 
     Raises:
         DataError: a cell is not a number, times repeat or run backwards, or a label changes within a series
@@ -68,7 +109,10 @@ def build_long(assignment: Assignment, label_per_sample: bool = False) -> Series
     for index in assignment.targets:
         _check_constant(frame, index, first, ids, "target")
     times = assignment.get_times()
-    if "channels" not in assignment.by_user:
+    if model_channels and set(model_channels) <= set(frame.names) and "channels" not in assignment.by_user:
+        assignment.channels = [frame.names.index(name) for name in model_channels]
+        assignment.leave_out(assignment.remaining, "not a channel of the run")
+    elif "channels" not in assignment.by_user:
         constant = [i for i in assignment.remaining if _find_change(frame, i, first) is None]
         if len(first_rows) > 1 and len(constant) < len(assignment.remaining):
             reason = "the same within each id; --channel-columns or --target-columns takes it"
