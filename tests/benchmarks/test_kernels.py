@@ -436,7 +436,7 @@ def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
     assert "--last-failed" not in tests
     assert "--first" in calls[calls.index(tests) + 1]
     paths = [word for word in tests.split() if word.startswith("tests/")]
-    assert len(paths) == 6
+    assert len(paths) == 7
     assert all((ROOT / path).is_file() for path in paths)
     status, summary, calls, files = gpu_sh("mend", 90)
     assert status == 0

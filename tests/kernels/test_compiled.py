@@ -71,7 +71,7 @@ def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_report
         "_forward_kernel",
         "_backward_kernel",
         "_search_wide_kernel",
-        "_grad_codes_kernel",
+        "_losses_kernel",
         "_frames_matmul_kernel",
         "_transposed_matmul_kernel",
     }

@@ -40,7 +40,7 @@ def check_vector_quantize(device: torch.device) -> str:
 
     On a GPU there are more vectors than the programs of the backward take at once; an interpreter would need a minute.
     """
-    for n, k, d in ((150 if is_triton_interpreted() else 20000, 40, 8), (150, 70, 40)):
+    for n, k, d in ((160 if is_triton_interpreted() else 20000, 40, 8), (150, 70, 40)):
         options = LossOptions(entropy=0.5, temperature=d / 16, log_floor=1e-3)
         valid = torch.arange(n, device=device) % 3 > 0
         fault = _compare_gradients(
