@@ -340,9 +340,12 @@ def test_a_run_named_in_a_file_is_forgotten_where_a_flag_names_another_component
     assert resolve_config(file, ("flag", {"encoder": {"use": other}})).init_from == {}
 
 
-def test_a_loss_that_consumes_an_unknown_output_is_refused_in_one_line(tmp_path):
-    (tmp_path / "typo.py").write_text(
-        'import tstk\n\n\nclass Typo(tstk.Loss):\n    """A loss."""\n\n    consumes = "hed"\n'
-    )
+def test_a_loss_that_consumes_an_unknown_output_is_refused_in_one_line():
+    @tstk.register("loss", "consumes-typo")
+    class Typo(tstk.Loss):
+        """A loss with a misspelt slot."""
+
+        consumes = "hed"
+
     with pytest.raises(IncompatibleError, match="consumes 'hed'; expected 'decoder', 'head' or 'encoder'"):
-        resolve_config(("flag", {"loss": f"{tmp_path}/typo.py:Typo"}))
+        resolve_config(("flag", {"loss": "consumes-typo"}))

@@ -429,7 +429,7 @@ def _inspect_type(hint: Any) -> dict[str, Any] | None:
     if attrs is not None and origin is tuple:
         return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
     if attrs is not None and origin is typing.Annotated:
-        limits = [(type(c).__name__, astuple(c)) for c in args[1:] if is_dataclass(c)]
+        limits = [(type(c).__name__, astuple(c)) for c in args[1:] if is_dataclass(c) and not isinstance(c, type)]
         return _add_annotations(attrs, [(name, values[0]) for name, values in limits])
     return None
 
