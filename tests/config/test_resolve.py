@@ -13,7 +13,7 @@ from tstk.builtin.losses.cross_entropy import CrossEntropy
 from tstk.config.records import RunConfig, read_record, write_record
 from tstk.config.resolve import find_config, iter_components, parse_overrides, resolve_config
 from tstk.config.toml import read_toml, to_toml
-from tstk.errors import CheckpointError, OptionError, UnknownNameError
+from tstk.errors import CheckpointError, IncompatibleError, OptionError, UnknownNameError
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
 
@@ -338,3 +338,14 @@ def test_a_run_named_in_a_file_is_forgotten_where_a_flag_names_another_component
     file = ("file", {"encoder": {"use": folder}})
     assert resolve_config(file).init_from == {"encoder": folder}
     assert resolve_config(file, ("flag", {"encoder": {"use": other}})).init_from == {}
+
+
+def test_a_loss_that_consumes_an_unknown_output_is_refused_in_one_line():
+    @tstk.register("loss", "consumes-typo")
+    class Typo(tstk.Loss):
+        """A loss with a misspelt slot."""
+
+        consumes = "hed"
+
+    with pytest.raises(IncompatibleError, match="consumes 'hed'; expected 'decoder', 'head' or 'encoder'"):
+        resolve_config(("flag", {"loss": "consumes-typo"}))

@@ -1,5 +1,6 @@
 """A signature read from source equals that of the imported class, for every registered component and reader."""
 
+import importlib
 import inspect
 import sys
 import typing
@@ -346,3 +347,39 @@ def test_an_option_that_names_an_entry_takes_no_other_name():
     assert (inspected.entry_kind, inspected.is_tuple, inspected.parse("tail,block")) == (
         "masking", True, ("tail", "block"),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "want"),
+    [
+        ("Annotated[int, at.Ge(1)]", "1", ("int", False, (("Ge", 1),))),
+        ("typing.Annotated[int, at.Ge(ge=1)]", "1", ("int", False, (("Ge", 1),))),
+        ("Annotated[int, 'the width']", "1", ("int", False, ())),
+        ("Optional[int]", "None", ("int", True, ())),
+        ("typing.Union[int, None]", "None", ("int", True, ())),
+        ("typing.Tuple[int, ...]", "(1, 2)", ("int", False, ())),
+        ("Annotated[int, at.Interval(ge=1, le=4)]", "1", None),
+        ("list[int]", "1", None),
+        ("int", "'a'", None),
+        ("int", "None", None),
+        ("Annotated[int, at.Ge(1)]", "0", None),
+        ("Literal['a', 'b']", "'c'", None),
+    ],
+)
+def test_an_option_is_the_same_in_source_and_in_a_class_or_refused_in_both(
+    annotation, default, want, tmp_path, monkeypatch
+):
+    """A class that works in a notebook works in a plugin, and what is no option has one line in both."""
+    name = f"spelling_{abs(hash((annotation, default)))}"
+    (tmp_path / f"{name}.py").write_text(
+        "import typing\nfrom typing import Annotated, Literal, Optional\n\nimport annotated_types as at\n\n\n"
+        f"class Part:\n    def __init__(self, spec, *, width: {annotation} = {default}):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in (f"{name}:Part", importlib.import_module(name).Part):
+        if want is None:
+            with pytest.raises(TstkError, match="'width'"):
+                read_signature(target)
+        else:
+            option = read_signature(target).options["width"]
+            assert (option.type, option.optional, option.bounds) == want

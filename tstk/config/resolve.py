@@ -17,7 +17,7 @@ from typing import Any
 from tstk.config.records import RunConfig
 from tstk.config.run_directory import is_run_dir
 from tstk.config.toml import to_toml
-from tstk.errors import OptionError, TstkError, did_you_mean
+from tstk.errors import IncompatibleError, OptionError, TstkError, did_you_mean
 from tstk.plugins.hooks import SLOTS, Entry
 from tstk.plugins.local import ImportPath, mark_import_path, register_component, require_components
 from tstk.plugins.location import find_source_file
@@ -374,6 +374,10 @@ def _infer_components(layers: Sequence[tuple[str, dict[str, Table]]]) -> dict[st
             names["loss"] = _choose_loss(names["loss"], task)
     loss = get_class_attrs("loss")
     names.setdefault("tokenizer", loss["default_tokenizer"])
+    if loss["consumes"] not in ("decoder", "head", "encoder"):
+        raise IncompatibleError(
+            f"loss {names['loss']!r} consumes {loss['consumes']!r}; expected 'decoder', 'head' or 'encoder'"
+        )
     if loss["consumes"] != "encoder" and loss["consumes"] not in names:
         names[loss["consumes"]] = loss[f"default_{loss['consumes']}"]
         if loss["consumes"] == "head" and (task := _infer_task(layers)) is not None:

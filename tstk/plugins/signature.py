@@ -13,7 +13,7 @@ import inspect
 import operator
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, is_dataclass
 from functools import cache
 from math import isfinite
 from types import NoneType, UnionType
@@ -302,7 +302,7 @@ def _parse_option(
     attrs = _parse_type(types[0], module) if len(types) == 1 else None
     if attrs is None:
         raise TstkError(f"{label} has the type {ast.unparse(annotation)}; {_EXPECTED_TYPES}")
-    return Option(name, default=value, help=text, optional=len(types) < len(members), **attrs)
+    return _check_default(Option(name, default=value, help=text, optional=len(types) < len(members), **attrs), label)
 
 
 def _parse_type(node: ast.expr, module: str) -> dict[str, Any] | None:
@@ -316,16 +316,30 @@ def _parse_type(node: ast.expr, module: str) -> dict[str, Any] | None:
     if not isinstance(node, ast.Subscript):
         return None
     args = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    generic = ast.unparse(node.value).removeprefix("typing.")
-    if generic == "Literal":
-        return {"type": "choice", "choices": tuple(ast.literal_eval(arg) for arg in args)}
-    attrs = _parse_type(args[0], module)
-    if attrs is not None and generic == "tuple":
-        return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
-    if attrs is not None and generic == "Annotated":
-        calls = [call for call in args[1:] if isinstance(call, ast.Call)]
-        return _add_annotations(attrs, [(ast.unparse(call.func), ast.literal_eval(call.args[0])) for call in calls])
+    generic = _strip_module(node.value)
+    try:
+        if generic == "Literal":
+            return {"type": "choice", "choices": tuple(ast.literal_eval(arg) for arg in args)}
+        attrs = _parse_type(args[0], module)
+        if attrs is not None and generic in ("tuple", "Tuple"):
+            return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
+        if attrs is not None and generic == "Annotated":
+            calls = [call for call in args[1:] if isinstance(call, ast.Call)]
+            return _add_annotations(attrs, [(_strip_module(call.func), _parse_only_argument(call)) for call in calls])
+    except ValueError:  # a name where a literal is expected
+        return None
     return None
+
+
+def _strip_module(node: ast.expr) -> str:
+    """Return `Ge` of `Ge` and of `annotated_types.Ge`."""
+    return ast.unparse(node).rpartition(".")[2]
+
+
+def _parse_only_argument(call: ast.Call) -> Any:
+    """Return the one argument of `Ge(1)` or `Ge(ge=1)`; raise ValueError if it is no literal, or not alone."""
+    (argument,) = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return ast.literal_eval(argument)
 
 
 def _add_annotations(attrs: dict[str, Any], annotations: list[tuple[str, Any]]) -> dict[str, Any] | None:
@@ -392,7 +406,15 @@ def _inspect_option(cls: type, parameter: inspect.Parameter, text: str) -> Optio
     attrs = _inspect_type(types[0]) if len(types) == 1 else None
     if attrs is None:
         raise TstkError(f"{label} has the type {getattr(hint, '__name__', hint)}; {_EXPECTED_TYPES}")
-    return Option(parameter.name, default=parameter.default, help=text, optional=len(types) < len(members), **attrs)
+    option = Option(parameter.name, default=parameter.default, help=text, optional=len(types) < len(members), **attrs)
+    return _check_default(option, label)
+
+
+def _check_default(option: Option, label: str) -> Option:
+    """Return the option; raise TstkError if a user could not give its default."""
+    if not option.entry_kind:  # names are known once all plugins are loaded
+        option.parse(option.default, f"the default of {label}")
+    return option
 
 
 def _inspect_type(hint: Any) -> dict[str, Any] | None:
@@ -407,7 +429,8 @@ def _inspect_type(hint: Any) -> dict[str, Any] | None:
     if attrs is not None and origin is tuple:
         return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
     if attrs is not None and origin is typing.Annotated:
-        return _add_annotations(attrs, [(type(c).__name__, astuple(c)[0]) for c in args[1:]])
+        limits = [(type(c).__name__, astuple(c)) for c in args[1:] if is_dataclass(c) and not isinstance(c, type)]
+        return _add_annotations(attrs, [(name, values[0]) for name, values in limits])
     return None
 
 
@@ -426,6 +449,9 @@ def check_fields(config: Any) -> None:
 def _split_union(node: ast.expr) -> list[ast.expr]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return _split_union(node.left) + _split_union(node.right)
+    if isinstance(node, ast.Subscript) and (generic := _strip_module(node.value)) in ("Optional", "Union"):
+        members = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return [*members, ast.Constant(None)] if generic == "Optional" else members
     return [node]
 
 
