@@ -446,4 +446,5 @@ def test_forecasts_are_written_with_all_their_digits(tstk, csv, forecaster, tmp_
 
     assert tstk("forecast", forecaster, "--out", "f.csv").exit_code == 0
     written = [np.float32(row["mean"]) for row in table(tmp_path / "f.csv")]
-    assert np.array_equal(written, forecast(forecaster).values.T.ravel())
+    (expected,) = forecast(forecaster)
+    assert np.array_equal(written, expected.values.T.ravel())

@@ -296,14 +296,11 @@ def test_too_few_rows_are_said_of_the_frame_and_not_of_a_file_that_is_gone(tmp_p
 def test_functions_for_files_refuse_frames_in_a_line(forecaster):
     from tstk.inference.detect import detect
     from tstk.inference.impute import impute
-    from tstk.inference.predict import forecast
 
     table = make_table(20)
     for function in (impute, detect):
         with pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
             function(forecaster, table)
-    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
-        forecast(forecaster, table)
 
 
 def test_what_a_frame_cannot_have_is_refused(forecaster):

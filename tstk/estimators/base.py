@@ -299,7 +299,7 @@ class PipelineEstimator(OptionsEstimator):
         of pandas whose index has two levels, a series and a time.
         """
         if is_pandas(X) and X.index.nlevels > 1:
-            X = split_panel(X)
+            X = list(split_panel(X).values())
         if isinstance(X, list | tuple) and len(X) and all(map(is_frame, X)):
             array = frames_to_array(X, () if reset else getattr(self, "channel_names_", ()))
             if reset:
@@ -366,8 +366,8 @@ class PipelineEstimator(OptionsEstimator):
             return predict_batches(pipeline, iter_batches(split, BATCH_SIZE, "cpu"))
 
 
-def split_panel(frame: Any) -> list[Any]:
-    """Return the series of a data frame of pandas whose index has two levels, in the order in which they first occur.
+def split_panel(frame: Any) -> dict[Any, Any]:
+    """Return name -> rows of each series of a data frame whose index has two levels, in the order of the first rows.
 
     Raises:
         ValueError: the index has more levels, a row has no series, or the times of a series are not in order
@@ -381,7 +381,7 @@ def split_panel(frame: Any) -> list[Any]:
     for name, series in groups.items():
         if is_temporal(series.index) or series.index.dtype.kind in "iuf":
             check_order(series.index, f"X, series {name!r}")
-    return list(groups.values())
+    return groups
 
 
 def check_order(times: Any, place: str) -> None:

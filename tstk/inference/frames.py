@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from tstk.config.records import RunConfig
 from tstk.core.frames import frames_to_array
 from tstk.core.pipeline import Pipeline, Pooling
@@ -34,6 +32,9 @@ from tstk.runs import checkpoint
 
 if TYPE_CHECKING:
     import pandas
+
+MAX_FORECASTS = 256
+"""Series that are forecast at a time."""
 
 
 def load(run_dir: str | Path, **components: type | str) -> Pipeline:
@@ -165,42 +166,45 @@ class RunDataFrames:
         """Forecast what follows a table, or each series of a set that has ids."""
         import pandas
 
-        tables = {"": data} if isinstance(data, Table) else _split_series(data)
-        splits = [self._prepare(pipeline, table) for table in tables.values()]
-        last_windows = (split.batch(torch.tensor([len(split) - 1])) for split in splits)
-        names = list(tables)
-        forecast = predict_batches(
-            pipeline,
-            last_windows,
-            horizon,
-            pipeline.loss.default_num_samples,
-            source=SOURCE,
-            name_series=lambda i: f"id {names[i]!r}" if names[i] else "the last window",
-        ).forecast
+        if isinstance(data, SeriesSet) and (data.times is None or data.ids is None):
+            raise DataError(f"{SOURCE}: these are series without times; give rows with ids and times, or one table")
+        split = self._prepare(pipeline, data)
+        assert isinstance(split, WindowDataset)
+        forecast = forecast_last_windows(pipeline, split, SOURCE, horizon).forecast
         assert forecast is not None
-        channels = list(pipeline.channel_names)
+        segments, channels = [split.get_segment(row) for row in split.last_windows.tolist()], pipeline.channel_names
         frames = [
-            pandas.DataFrame(values.T, continue_index(frame, table.times, values.shape[1]), channels)
-            for values, table in zip(forecast, tables.values(), strict=True)
+            pandas.DataFrame(values.T, continue_index(frame, segment.times, values.shape[1]), list(channels))
+            for values, segment in zip(forecast, segments, strict=True)
         ]
         if isinstance(data, Table):
             return frames[0]
-        ids = _find_labels(frame, names)
-        return pandas.concat(frames, keys=ids, names=[ids.name, frames[0].index.name])
+        labels = dict(zip(data.ids or (), known := _find_labels(frame, data.ids or []), strict=True))
+        keys = [labels[str(segment.name)] for segment in segments]
+        return pandas.concat(frames, keys=keys, names=[known.name, frames[0].index.name])
 
 
-def _split_series(series_set: SeriesSet) -> dict[str, Table]:
-    """Return id -> its series as a table.
+def forecast_last_windows(
+    pipeline: Pipeline, split: WindowDataset, source: str, horizon: int | None = None, samples: int | None = None
+) -> Prediction:
+    """Forecast what follows the last window of each series.
 
-    Raises:
-        DataError: the series are rows, not tables
+    Args:
+        pipeline: that of a run
+        split: windows without targets
+        source: of the data, for messages
+        horizon: rows to forecast, that of the run if None
+        samples: number of sample paths; the default of the loss if None
     """
-    if series_set.times is None or series_set.ids is None:
-        raise DataError(f"{SOURCE}: this is a set of series without times, but the model was trained on a table")
-    return {
-        name: Table(x[:, : len(times.values)].T, SOURCE, series_set.channels, times)
-        for name, x, times in zip(series_set.ids, series_set.x, series_set.times, strict=True)
-    }
+    rows = split.last_windows
+    return predict_batches(
+        pipeline,
+        map(split.batch, rows.split(MAX_FORECASTS)),
+        horizon,
+        samples or pipeline.loss.default_num_samples,
+        source=source,
+        name_series=lambda i: name_series(split, int(rows[i])),
+    )
 
 
 def _to_frame(prediction: Prediction, index: Any) -> pandas.DataFrame:
