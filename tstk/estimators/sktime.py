@@ -221,7 +221,7 @@ class SktimeForecaster(BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Return the parameters of small estimators, for sktime's checks."""
-        return [{"estimator": SeriesForecaster(**TEST_PARAMS, context=context, val_fraction=0.4)} for context in (4, 6)]
+        return [{"estimator": SeriesForecaster(**TEST_PARAMS, context=context, val_fraction=0.4)} for context in (2, 3)]
 
 
 def _to_table(y: Any) -> Any:

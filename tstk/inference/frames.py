@@ -139,6 +139,8 @@ class RunDataFrames:
             return _find_labels(frame, split.ids)
         if split.rows is None:
             return frame.index
+        if isinstance(split, WindowDataset) and split.recordings is not None:
+            return _name_windows(frame, split)
         rows, (roles, regularize) = split.rows.numpy(), get_data_options(self.run_config, SOURCE)
         data: Any = read_frame(frame, roles) if regularize else None
         data = check_times(data, True) if isinstance(data, Table) else None
@@ -232,6 +234,22 @@ def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
         if len(labels) == len(ids) and [to_text(label) for label in labels] == ids:
             return labels
     return pandas.Index(ids, name="id")
+
+
+def _name_windows(frame: pandas.DataFrame, split: WindowDataset) -> pandas.Index:
+    """Return the series of each window, and the time or the row at which it begins, as a frame has them."""
+    import pandas
+
+    ids = [str(segment.name) for segment in split.segments]
+    labels, starts, first = _find_labels(frame, ids), split.start_times, split.segments[0].times
+    assert split.rows is not None
+    assert split.recordings is not None
+    if starts is None or first is None:
+        begins = pandas.Index(split.rows.numpy(), name="row")
+    else:
+        begins = _write_index(starts, _find_times(frame, first.format.column))
+    names = labels.take(split.recordings.numpy())
+    return pandas.MultiIndex.from_arrays([names, begins], names=[labels.name, begins.name])
 
 
 def parse_index(frame: pandas.DataFrame) -> Times | None:
