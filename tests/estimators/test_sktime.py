@@ -54,5 +54,7 @@ def test_the_series_of_a_panel_or_hierarchy_train_one_forecaster(levels):
         assert list(rows.index) == [months[-1] + 1, months[-1] + 3]
         expected = forecaster.estimator_.predict(series[name].to_numpy())
         np.testing.assert_allclose(rows.to_numpy(), expected[[0, 2]], rtol=1e-3, atol=1e-5)
-    with pytest.raises(ValueError, match="the series of y end at different times"):
-        forecaster.fit(y.drop(index=(*np.atleast_1d(names[0]), months[-1])), fh=[1, 3])
+    shorter = y.drop(index=(*np.atleast_1d(names[0]), months[-1]))
+    forecast = forecaster.fit(shorter, fh=[1, 3]).predict()
+    assert list(forecast.loc[names[0]].index) == [months[-1], months[-1] + 2], "it goes on from its own end"
+    assert list(forecast.loc[names[1]].index) == [months[-1] + 1, months[-1] + 3]

@@ -114,7 +114,8 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         check_classification_targets(y)
         if len(y) != count:
             raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: {count} series, {len(y)} labels"
+                f"Found input variables with inconsistent numbers of samples: {count} series, {len(y)} labels; a label "
+                "per sample is learned by tstk.fit(data=frame, task='segmentation')"
             )
         return y
 

@@ -203,15 +203,17 @@ class SktimeForecaster(BaseForecaster):
     def _predict(self, fh: Any, X: Any = None) -> Any:
         import pandas
 
-        y, index, steps = self._y, fh.to_absolute_index(self.cutoff), self._get_steps(fh) - 1
+        y, steps = self._y, self._get_steps(fh)
         forecast = self.estimator_.predict(_to_table(y))
         if y.index.nlevels == 1:
-            return pandas.DataFrame(forecast[steps], index, y.columns)
-        names = pandas.factorize(y.index.droplevel(-1))[1]
-        parts = {
-            names[number]: pandas.DataFrame(rows.to_numpy()[steps], index, y.columns)
-            for number, rows in split_panel(forecast).items()
-        }
+            return pandas.DataFrame(forecast[steps - 1], fh.to_absolute_index(self.cutoff), y.columns)
+        numbers, names = pandas.factorize(y.index.droplevel(-1))
+        relative, times = fh.to_relative(self.cutoff), y.index.get_level_values(-1)
+        parts = {}
+        for number, rows in split_panel(forecast).items():
+            last = times[numbers == number][-1:]  # a series that ends early is continued from its own last row
+            index = relative.to_absolute_index(last)
+            parts[names[number]] = pandas.DataFrame(rows.to_numpy()[steps - 1], index, y.columns)
         return pandas.concat(parts, names=y.index.names)
 
     def _get_steps(self, fh: Any) -> NDArray[np.int64]:
@@ -225,20 +227,10 @@ class SktimeForecaster(BaseForecaster):
 
 
 def _to_table(y: Any) -> Any:
-    """Return the rows of a series as an array, or those of a panel or hierarchy as a frame with its series numbered.
-
-    Raises:
-        ValueError: the series of a panel end at different times
-    """
+    """Return the rows of a series as an array, or those of a panel or hierarchy as a frame with its series numbered."""
     import pandas
 
     if y.index.nlevels == 1:
         return y.to_numpy(np.float64)
-    times, numbers = y.index.get_level_values(-1), pandas.factorize(y.index.droplevel(-1))[0]
-    last = pandas.Series(times).groupby(numbers).max()
-    if last.nunique() > 1:
-        raise ValueError(
-            f"the series of y end at different times, {last.min()} to {last.max()}, so no horizon is that of all; cut "
-            "them, or use SeriesForecaster"
-        )
+    numbers, times = pandas.factorize(y.index.droplevel(-1))[0], y.index.get_level_values(-1)
     return y.set_axis(pandas.MultiIndex.from_arrays([numbers, times], names=["series", "time"])).astype(np.float64)

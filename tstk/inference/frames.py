@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tstk.config.records import RunConfig
 from tstk.core.frames import frames_to_array
 from tstk.core.pipeline import Pipeline, Pooling
@@ -77,7 +79,10 @@ class RunDataFrames:
         """
         if self._is_one_series(pipeline, frame):
             x = frames_to_array([frame], pipeline.channel_names)
-            return _to_frame(predict_batches(pipeline, iter_series(x, pipeline, 1), source=SOURCE), None)
+            prediction = predict_batches(pipeline, iter_series(x, pipeline, 1), source=SOURCE)
+            if prediction.labels is None or prediction.labels.ndim == 1:
+                return _to_frame(prediction, None)
+            return _to_sample_frame(prediction, np.zeros(len(frame), np.int64), np.arange(len(frame)), frame.index)
         data = self._read(pipeline, frame)
         if pipeline.spec.horizon is not None:
             return self._forecast(pipeline, frame, data, horizon)
@@ -85,6 +90,9 @@ class RunDataFrames:
         prediction = predict_batches(
             pipeline, iter_batches(split, batch_size, "cpu"), source=SOURCE, name_series=partial(name_series, split)
         )
+        if prediction.labels is not None and prediction.labels.ndim == 2:
+            assert isinstance(split, SeriesDataset)
+            return _to_sample_frame(prediction, *_locate_samples(frame, split, pipeline.spec.length), frame.index)
         return _to_frame(prediction, self._get_index(frame, split))
 
     def embed(
@@ -217,12 +225,58 @@ def _to_frame(prediction: Prediction, index: Any) -> pandas.DataFrame:
         return pandas.DataFrame(prediction.values, index, list(prediction.target_names))
     assert prediction.labels is not None
     assert prediction.probabilities is not None
-    if prediction.labels.ndim == 2:
-        raise DataError(f"{SOURCE}: classes of samples are no row per series; give an array [N, C, T]")
     columns = {"predicted": prediction.labels}
     names = [f"probability {name}" for name in prediction.classes]
     columns |= dict(zip(names, prediction.probabilities.T, strict=True))
     return pandas.DataFrame(columns, index)
+
+
+def _locate_samples(frame: pandas.DataFrame, split: SeriesDataset, length: int) -> tuple[Any, Any]:
+    """Return the series, or window of a recording, of each row of a frame, and the sample of it that the row is.
+
+    The window is -1 where none is predicted, as it has no sample.
+
+    Args:
+        frame: of pandas, whose rows are samples
+        split: what was read from it
+        length: samples of a window
+    """
+    import pandas
+
+    ids = None if split.ids is None else list(dict.fromkeys(split.ids))
+    codes = np.zeros(len(frame), np.int64)
+    if ids is not None and len(ids) > 1:
+        for values in (*_get_levels(frame), *(pandas.Index(frame[name]) for name in frame.columns)):
+            codes, labels = pandas.factorize(values)
+            if [to_text(label) for label in labels] == ids:
+                break
+    samples = pandas.Series(codes).groupby(codes).cumcount().to_numpy()
+    if split.recordings is None or split.rows is None:
+        return codes, samples
+    names = [""] * len(split) if split.ids is None else split.ids
+    windows = {place: i for i, place in enumerate(zip(names, split.rows.tolist(), strict=True))}
+    starts, names = (samples // length * length).tolist(), ids or [""]
+    places = [(names[code], start) for code, start in zip(codes.tolist(), starts, strict=True)]
+    return np.array([windows.get(place, -1) for place in places]), samples % length
+
+
+def _to_sample_frame(prediction: Prediction, series: Any, samples: Any, index: Any) -> pandas.DataFrame:
+    """Return the class of each sample and its probabilities, with a row per sample; missing beyond the last sample.
+
+    Args:
+        prediction: of series, a class per sample
+        series: [R] the series of each row, or -1
+        samples: [R] the sample of it
+        index: of the R rows
+    """
+    assert prediction.labels is not None
+    assert prediction.probabilities is not None
+    is_known = (series >= 0) & (samples < prediction.labels.shape[1])
+    places = np.where(is_known, series, 0), np.where(is_known, samples, 0)
+    labels = prediction.labels[places].astype(object)
+    labels[~is_known] = None
+    probabilities = np.where(is_known[:, None], prediction.probabilities[places[0], :, places[1]], np.nan)
+    return _to_frame(replace(prediction, labels=labels, probabilities=probabilities), index)
 
 
 def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
