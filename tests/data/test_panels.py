@@ -71,12 +71,12 @@ def test_a_panel_of_one_series_is_the_table(tmp_path):
     (tmp_path / "table.csv").write_text("\n".join(["ds,y,visits", *rows]))
     for options in ({}, {"test_fraction": 0.3}, {"folds": 3, "fold": 2}, {"stride": 3}):
         config = DataConfig(context=6, horizon=2, **options)
-        one = load_data(str(tmp_path / "one.csv"), DataConfig(**vars(config) | {"id_column": "unique_id"}))
+        panel = load_data(str(tmp_path / "one.csv"), DataConfig(**vars(config) | {"id_column": "unique_id"}))
         table = load_data(str(tmp_path / "table.csv"), config)
         for split, dataset in table.splits.items():
-            assert torch.equal(dataset.table, one.splits[split].table)
-            assert torch.equal(dataset.rows, one.splits[split].rows)
-        assert torch.equal(one.mean, table.mean)
+            assert torch.equal(dataset.table, panel.splits[split].table)
+            assert torch.equal(dataset.rows, panel.splits[split].rows)
+        assert torch.equal(panel.mean, table.mean)
 
 
 def test_a_series_that_is_too_short_for_a_window_is_named(tmp_path):

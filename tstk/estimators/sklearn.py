@@ -399,8 +399,8 @@ class SeriesForecaster(PipelineEstimator):
                 f"n_samples = {rows}: context={context} and horizon={horizon} take {context + horizon} rows, both in "
                 "training and in validation; give more rows or shorten one of them"
             )
-        for split, part in (("training", train), ("validation", val)):
-            _warn_of_short_series(part, split)
+        for purpose, part in (("training", train), ("validation", val)):
+            _warn_of_short_series(part, purpose)
         spec = Spec(len(table), context, self._task, horizon=horizon)
         self._fit_pipeline(config, spec, train, val, train.table[None])
         self._last_contexts = self._take_last_contexts(table, segments)
@@ -533,10 +533,10 @@ def _take_rows(
     return WindowDataset(torch.cat(parts, 1), context, horizon, stride, segments=taken)
 
 
-def _warn_of_short_series(windows: WindowDataset, what: str) -> None:
+def _warn_of_short_series(windows: WindowDataset, purpose: str) -> None:
     """Name the series that are left out, as they are shorter than a window."""
     length = windows.context + windows.horizon
     if short := [segment.name for segment in windows.segments if segment.num_rows < length]:
         names = ", ".join(map(str, short[:3])) + ", ..." * (len(short) > 3)
         count = f"{len(short)} of {len(windows.segments)} series"
-        warn_user(f"{count} are left out of {what}, as they have fewer than {length} rows: {names}", DataNoteWarning)
+        warn_user(f"{count} are left out of {purpose}, as they have fewer than {length} rows: {names}", DataNoteWarning)
