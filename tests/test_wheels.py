@@ -106,6 +106,12 @@ def test_a_wheel_can_start_a_plugin_and_train_on_what_it_embeds(python, tmp_path
     assert "finite gradient" in run(python, "-m", "tstk", *words, OMP_NUM_THREADS="1")
 
 
+@pytest.mark.parametrize("kind", ["core", *(name.removeprefix("tstk-plugins-") for name in PROJECTS if name != "tstk")])
+def test_a_run_of_each_wheel_goes_to_the_hub_and_comes_back_to_the_bit(python, tmp_path, kind):
+    said = run(python, ROOT / "tests" / "support" / "hub_round_trip.py", kind, tmp_path).splitlines()
+    assert sum(line.startswith("equal: ") for line in said) == len(said) == 6
+
+
 OFFLINE = """
 import socket, sys
 def refused(*_):

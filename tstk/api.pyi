@@ -252,8 +252,9 @@ def fit(
         drop_columns: columns to leave out
         reader: reader of the files, if not that of their suffix; its options (tstk show reader csv) are
             --reader.OPTION
-        context: rows of a table that the model sees before it forecasts; 96 if not given
-        horizon: rows of a table to forecast; 96 if not given
+        context: rows of a table that the model sees before it forecasts; 96 if not given. Of series with or without
+            ids, each is forecast as a table of its own
+        horizon: rows of a table, or of each series, to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
             where that cuts the table, or recordings with a class per sample; neighbouring windows are nearly equal,
             so a larger stride saves time at little cost. Testing uses every window
@@ -497,8 +498,9 @@ def tune(
         drop_columns: columns to leave out
         reader: reader of the files, if not that of their suffix; its options (tstk show reader csv) are
             --reader.OPTION
-        context: rows of a table that the model sees before it forecasts; 96 if not given
-        horizon: rows of a table to forecast; 96 if not given
+        context: rows of a table that the model sees before it forecasts; 96 if not given. Of series with or without
+            ids, each is forecast as a table of its own
+        horizon: rows of a table, or of each series, to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
             where that cuts the table, or recordings with a class per sample; neighbouring windows are nearly equal,
             so a larger stride saves time at little cost. Testing uses every window

@@ -44,7 +44,7 @@ def test_windows_are_plain_slices_and_their_futures_follow():
 def test_windows_share_the_memory_of_the_table():
     table = torch.zeros(2, 100)
     part = WindowDataset(table[:, 10:], 5, 3)
-    assert part.windows.untyped_storage().data_ptr() == table.untyped_storage().data_ptr()
+    assert part._unfolded.untyped_storage().data_ptr() == table.untyped_storage().data_ptr()
 
 
 def test_windows_without_a_future_reach_the_last_row():

@@ -235,8 +235,8 @@ def test_too_few_series_to_validate_on_is_an_error(pair):
 
 
 def test_options_for_the_other_kind_of_data_are_refused_rather_than_ignored(labelled, table):
-    with pytest.raises(OptionError, match="--context 5 has no meaning here"):
-        load_data(labelled(), DataConfig(context=5))
+    with pytest.raises(OptionError, match="--stride 5 has no meaning here"):
+        load_data(labelled(), DataConfig(stride=5))
     with pytest.raises(OptionError, match="--horizon 5 has no meaning here: table is a table cut by --length"):
         load_data(table(300)[0], DataConfig(length=5, horizon=5))
     with pytest.raises(OptionError, match=r"--val-fraction is 1\.5"):

@@ -7,7 +7,7 @@ import pytest
 
 from tstk.data import DataConfig, load_data, load_split
 from tstk.data.times import continue_times, insert_times, is_date, measure_steps, parse_times
-from tstk.errors import DataError, DataNoteWarning
+from tstk.errors import DataChangedWarning, DataError, DataNoteWarning
 
 
 def parse(*cells, zone=""):
@@ -158,13 +158,17 @@ def write_frequency(path, freq, kind, rows=60):
 @pytest.mark.parametrize("kind", ["table", "series"])
 @pytest.mark.parametrize(
     ("freq", "other", "text"),
-    [("h", "2h", "2 h, and 1 h"), ("D", "MS", "1 months, and 1 days"), (0.02, 0.004, "0.004, and 0.02")],
+    [
+        ("h", "2h", "2 h apart, and 1 h"),
+        ("D", "MS", "31 days apart, and 1 days"),
+        (0.02, 0.004, "0.004 apart, and 0.02"),
+    ],
 )
 def test_data_for_a_model_at_another_step_are_noted(tmp_path, kind, freq, other, text):
     config = DataConfig(context=8, horizon=4) if kind == "table" else DataConfig(val_fraction=0.0)
     schema = load_data(write_frequency(tmp_path / "old.csv", freq, kind), config).input_schema()
     schema = json.loads(json.dumps(schema))  # as a run stores it
-    with pytest.warns(DataNoteWarning, match=f"new.csv: steps are {text} in training; samples are used as if"):
+    with pytest.warns(DataChangedWarning, match=f"new.csv: samples are {text} in training; resample the data"):
         load_split(write_frequency(tmp_path / "new.csv", other, kind), input_schema=schema)
     with pytest.warns(DataNoteWarning) as record:
         load_split(write_frequency(tmp_path / "same.csv", freq, kind, 40), input_schema=schema)

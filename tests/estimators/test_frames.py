@@ -231,8 +231,40 @@ def test_a_forecaster_takes_one_table_in_the_order_of_its_times():
     for call in (model.fit, model.predict, model.score):
         with pytest.raises(ValueError, match=r"X, row 1: 2024-04-18 .* follows 2024-04-19 .*; sort the rows"):
             call(table.iloc[::-1])
-        with pytest.raises(ValueError, match="X has 2 levels in its index; a forecaster takes one table"):
-            call(pandas.concat({"a": table, "b": table}))
+        with pytest.raises(ValueError, match=r"X, series 'b', row 1: 2024-04-18 .* follows 2024-04-19 .*; sort"):
+            call(pandas.concat({"a": table, "b": table.iloc[::-1]}))
+
+
+def test_a_forecaster_is_trained_on_the_series_of_a_multiindex_and_forecasts_each():
+    tables = {"b": make_table(), "a": make_table(40) * 3 + 5}
+    panel = pandas.concat(tables, names=["shop", "day"])
+    model = SeriesForecaster(6, 2, steps=2, **TINY).fit(panel)
+    forecast = model.predict()
+    assert list(forecast.index.names) == ["shop", "day"]
+    pandas.testing.assert_frame_equal(model.predict(panel), forecast)
+    for name, table in tables.items():
+        expected = model.predict(table)
+        assert list(expected.index) == list(table.index[-1] + np.arange(1, 3) * pandas.Timedelta("1D"))
+        pandas.testing.assert_frame_equal(forecast.loc[name], expected, check_freq=False, rtol=1e-5)
+    scores, counts = [], [len(table) - 7 for table in tables.values()]
+    for table in tables.values():
+        values = table.to_numpy()
+        truth = np.stack([values[i + 6 : i + 8] for i in range(len(table) - 7)])
+        forecasts = np.stack([model.predict(table.iloc[i : i + 6]).to_numpy() for i in range(len(table) - 7)])
+        scores.append((truth, forecasts))
+    truth, forecasts = (np.concatenate(parts) for parts in zip(*scores, strict=True))
+    assert len(truth) == sum(counts)
+    errors = ((truth - forecasts) ** 2).sum((0, 1)) / ((truth - truth.mean((0, 1))) ** 2).sum((0, 1))
+    assert model.score(panel) == pytest.approx(np.mean(1 - errors), abs=1e-4)
+
+
+def test_a_series_that_is_too_short_for_the_forecaster_is_named():
+    panel = pandas.concat({"long": make_table(), "short": make_table(5)})
+    with pytest.warns(DataNoteWarning, match=r"1 of 2 series are left out of training.* fewer than 8 rows: short"):
+        model = SeriesForecaster(6, 2, steps=2, **TINY).fit(panel)
+    with pytest.warns(DataNoteWarning, match=r"1 of 2 series are left out of the forecast.* fewer than 6 rows: short"):
+        forecast = model.predict(panel)
+    assert set(forecast.index.get_level_values(0)) == {"long"}
 
 
 def test_the_dates_of_a_forecast_follow_the_frequency_of_all_rows_not_of_the_last_few():

@@ -35,3 +35,26 @@ def test_a_forecast_has_the_requested_steps_and_goes_on_from_new_rows():
     assert later.index[0] == days[-1] + 1
     expected = forecaster.estimator_.predict(y.to_numpy()[:, None])
     np.testing.assert_allclose(later.to_numpy(), expected[[0, 3], 0])
+
+
+@pytest.mark.parametrize("levels", [("shop",), ("town", "shop")])
+def test_the_series_of_a_panel_or_hierarchy_train_one_forecaster(levels):
+    import pandas
+
+    months = pandas.period_range("2024-01", periods=40, freq="M", name="month")
+    names = [("north", "a"), ("north", "b"), ("south", "a")] if len(levels) == 2 else ["b", "a"]
+    series = {n: pandas.DataFrame({"sales": np.sin(np.arange(40) / 3) + i}, months) for i, n in enumerate(names)}
+    y = pandas.concat(series, names=levels)
+    forecaster = tstk.estimators.sktime.SktimeForecaster(SeriesForecaster(context=12, **TINY)).fit(y, fh=[1, 3])
+    forecast = forecaster.predict()
+    assert not hasattr(forecaster, "forecasters_"), "sktime trained one for each series"
+    assert list(forecast.index.names) == [*levels, "month"]
+    for name in names:
+        rows = forecast.loc[name]
+        assert list(rows.index) == [months[-1] + 1, months[-1] + 3]
+        expected = forecaster.estimator_.predict(series[name].to_numpy())
+        np.testing.assert_allclose(rows.to_numpy(), expected[[0, 2]], rtol=1e-3, atol=1e-5)
+    shorter = y.drop(index=(*np.atleast_1d(names[0]), months[-1]))
+    forecast = forecaster.fit(shorter, fh=[1, 3]).predict()
+    assert list(forecast.loc[names[0]].index) == [months[-1], months[-1] + 2], "it goes on from its own end"
+    assert list(forecast.loc[names[1]].index) == [months[-1] + 1, months[-1] + 3]

@@ -293,17 +293,30 @@ def test_too_few_rows_are_said_of_the_frame_and_not_of_a_file_that_is_gone(tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_panel_is_forecast_by_the_model_that_was_trained_on_it(tmp_path):
+    panel = make_panel(3, 40)
+    options = {"context": 8, "horizon": 4, "head": "forecast", **TINY}
+    run = tstk.fit(data=panel, **options, out=tmp_path / "run").run_dir
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataNoteWarning)
+        pipeline = tstk.load(run)
+        forecast, alone = pipeline.predict(panel.iloc[::-1].sort_index(level=1)), pipeline.predict(panel.loc[[10]])
+        vectors = pipeline.embed(panel)
+    assert list(forecast.index.names) == ["shop", "day"]
+    assert set(forecast.index.get_level_values(0)) == {0, 10, 20}
+    assert forecast.loc[10].index.equals(pandas.date_range("2024-02-10", periods=4, freq="D", name="day"))
+    np.testing.assert_allclose(forecast.loc[10].to_numpy(), alone.loc[10].to_numpy(), atol=1e-5)
+    assert list(vectors.index) == [(shop, day) for shop in (0, 10, 20) for day in panel.loc[0].index[:33]]
+
+
 def test_functions_for_files_refuse_frames_in_a_line(forecaster):
     from tstk.inference.detect import detect
     from tstk.inference.impute import impute
-    from tstk.inference.predict import forecast
 
     table = make_table(20)
     for function in (impute, detect):
         with pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
             function(forecaster, table)
-    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match=r"data is a DataFrame, .*to_parquet"):
-        forecast(forecaster, table)
 
 
 def test_what_a_frame_cannot_have_is_refused(forecaster):

@@ -137,3 +137,20 @@ def test_series_whose_classes_are_all_unknown_are_not_scored(run, tmp_path):
     np.savez(tmp_path / "unknown.npz", X=x, y=np.full((3, 16), -1), classes=["rest", "run", "walk"])
     with pytest.warns(DataNoteWarning), pytest.raises(DataError, match="no labels, so there is nothing to score"):
         score(run, str(tmp_path / "unknown.npz"))
+
+
+def test_samples_of_a_frame_are_classified_in_the_rows_of_the_frame(run):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    arrays = predict(run)
+    frame = pandas.read_csv(run.parent / "d.csv")
+    shuffled = frame.sample(frac=1, random_state=0).sort_values("time", kind="stable")
+    with pytest.warns(DataNoteWarning):
+        rows = tstk.load(run).predict(shuffled)
+    assert rows.index.equals(shuffled.index)
+    for name in set(arrays["id"]):
+        windows = np.flatnonzero(arrays["id"] == name)
+        samples = np.concatenate(arrays["predicted"][windows])
+        probability = np.concatenate([arrays["probability"][i].T for i in windows])
+        own = rows[shuffled["id"] == name]
+        assert own["predicted"].tolist() == samples[samples != ""].tolist()
+        np.testing.assert_allclose(own.iloc[:, 1:].to_numpy(), probability[: len(own)], atol=1e-5)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click
 
+from tstk.cli.output import echo
 from tstk.config.run_directory import resolve_run_dir
 from tstk.errors import OptionError
 from tstk.files import atomic_write, check_new_file, format_csv, write_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tstk.inference.predict import Forecast
 
 add_force_option = rich_click.option("--force", is_flag=True, help="replace the output file if it exists")
 """Decorator: add to a command the option --force."""
@@ -67,3 +73,35 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, replace: bool) -> None:
 
     with atomic_write(path, sum(np.asarray(array).nbytes for array in arrays.values()), replace=replace) as file:
         np.savez(file, **arrays)
+
+
+def write_forecasts(
+    path: Path,
+    forecasts: Sequence[Forecast],
+    list_columns: Callable[[Forecast], Mapping[str, NDArray[Any]]],
+    *,
+    replace: bool,
+) -> None:
+    """Write forecasts as a row per series, step and channel, and print what is written.
+
+    There is a column `id` if the series have names, and `date` if the times of one continue.
+
+    Args:
+        path: of the file to write
+        forecasts: of a table, or of several series
+        list_columns: returns the columns of values [C, H] of a forecast, by name
+        replace: replace an existing file
+    """
+    has_ids = any(forecast.id is not None for forecast in forecasts)
+    has_dates = any(forecast.dates is not None for forecast in forecasts)
+    num_steps, channels = forecasts[0].values.shape[1], forecasts[0].channels
+    rows: list[list[object]] = []
+    for forecast in forecasts:
+        columns, dates = list_columns(forecast), forecast.dates or [""] * num_steps
+        for step in range(num_steps):
+            place = [*[forecast.id] * has_ids, step + 1, *[dates[step]] * has_dates]
+            rows += [[*place, name, *(str(v[c, step]) for v in columns.values())] for c, name in enumerate(channels)]
+    header = [*["id"] * has_ids, "step", *["date"] * has_dates, "channel", *list_columns(forecasts[0])]
+    write_csv(path, header, rows, replace=replace)
+    of_series = f" of {len(forecasts):,} series" * has_ids
+    echo(f"{path}: {num_steps} steps of {len(channels)} channels{of_series}")

@@ -32,7 +32,9 @@ NEED_DESCRIPTIONS = {
     "num_prefix_tokens": "a CLS token (num_prefix_tokens)",
     "ordered": "ordered tokens",
 }
-HORIZON_REMEDY = "name a table with dates with --data, or classify with --head linear"
+HORIZON_REMEDY = (
+    "name a table with dates with --data, give --horizon 24 to forecast each series, or classify with --head linear"
+)
 """Remedy for a missing horizon, for messages."""
 
 

@@ -62,8 +62,9 @@ class DataConfig:
         channel_columns: columns of samples; others are left out
         drop_columns: columns to leave out
         reader: reader of the files, if not that of their suffix; its options (tstk show reader csv) are --reader.OPTION
-        context: rows of a table that the model sees before it forecasts; 96 if not given
-        horizon: rows of a table to forecast; 96 if not given
+        context: rows of a table that the model sees before it forecasts; 96 if not given. Of series with or without
+            ids, each is forecast as a table of its own
+        horizon: rows of a table, or of each series, to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
             where that cuts the table, or recordings with a class per sample; neighbouring windows are nearly equal, so
             a larger stride saves time at little cost. Testing uses every window
@@ -161,10 +162,18 @@ class DataConfig:
     @property
     def has_class_per_sample(self) -> bool:
         """Whether the task that is given has a class per sample as its targets."""
+        return self._get_target_type() == "sample-class"
+
+    @property
+    def is_forecasting(self) -> bool:
+        """Whether options say that series are forecast; a table is forecast without."""
+        return bool(self.context or self.horizon) or self._get_target_type() == "future"
+
+    def _get_target_type(self) -> object:
+        """Return the type of targets of the task that is given, or None."""
         if self.task is None:
-            return False
-        attrs = read_signature(get_registry().find("task", self.task).target).class_attrs
-        return bool(attrs.get("target_type") == "sample-class")
+            return None
+        return read_signature(get_registry().find("task", self.task).target).class_attrs.get("target_type")
 
     def reject(self, reason: str, *names: str) -> None:
         """Refuse options that cannot take effect.

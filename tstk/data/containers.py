@@ -249,9 +249,10 @@ class Table(ShortRepr):
         sample_labels: [T] int32, index into `classes` of each row, -1 where unknown; None if rows have no labels
         classes: names of these classes
         sampling_rate: in Hz, if the file has it and no times
+        name: of the series of a set that this is, see `list_tables`; None if it is a file of its own
 
     Raises:
-        DataError: there are no rows, a column is empty, a value is infinite, or the times run backwards
+        DataError: there are no rows, a column of a file is empty, a value is infinite, or the times run backwards
     """
 
     values: Samples
@@ -262,6 +263,7 @@ class Table(ShortRepr):
     sample_labels: NDArray[np.int32] | None = None
     classes: tuple[str, ...] = ()
     sampling_rate: float | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if 0 in self.values.shape:
@@ -273,7 +275,7 @@ class Table(ShortRepr):
             )
         self.values = np.asarray(to_float32(self.values.T[None])[0][0].T)
         for name, column in zip(self.channels, self.values.T, strict=True):
-            if np.isnan(column).all():
+            if self.name is None and np.isnan(column).all():
                 raise DataError(f"{self.source}: column {name!r} holds no value; fill or remove it")
             if np.isinf(column).any():
                 row = np.isinf(column).argmax() + 1
@@ -293,6 +295,22 @@ class Table(ShortRepr):
             times=None if self.times is None else self.times[start:stop],
             sample_labels=None if self.sample_labels is None else self.sample_labels[start:stop],
         )
+
+
+def list_tables(data: SeriesSet | Table) -> list[Table]:
+    """Return the series of a set as tables, each with its name: its id, or its place in the file; a table as it is."""
+    if isinstance(data, Table):
+        return [data]
+    rows = range(len(data.x)) if data.rows is None else data.rows.tolist()
+    names = list(map(str, rows)) if data.ids is None else data.ids
+    channels = data.channels or tuple(map(str, range(data.x.shape[1])))
+    tables: list[Table] = []
+    for x in iter_chunks(data.x):
+        for series in x:
+            times = None if data.times is None else data.times[len(tables)]
+            end = np.flatnonzero(~np.isnan(series).all(0))[-1] + 1 if times is None else len(times.values)
+            tables.append(Table(series[:, :end].T, data.source, channels, times, name=names[len(tables)]))
+    return tables
 
 
 def pad_series(series: Sequence[Samples], source: str) -> Samples:

@@ -6,7 +6,7 @@ windows, B batch, C channels, T samples, H horizon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -179,67 +179,114 @@ class GeneratedDataset(ShortRepr):
         return Series(self.generate(self.start_index + index), sample_id=index)
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Rows of a table that are one series, which no window leaves.
+
+    Args:
+        num_rows: how many
+        first_row: place of the first one in its file or series, from 0
+        times: of the rows, or None
+        name: of the series; None where the table has no other
+    """
+
+    num_rows: int
+    first_row: int = 0
+    times: Times | None = None
+    name: str | None = None
+
+
 class WindowDataset(ShortRepr):
     """Windows of `context` rows of a table, each with the `horizon` rows that follow it; a view, nothing is copied.
 
     Args:
-        table: [C, T] samples, NaN where missing
+        table: [C, T] samples, NaN where missing; of several series, one after the other
         context: rows that the model sees
         horizon: rows to forecast; 0 yields windows without targets
-        stride: rows from one window to the next
-        first_row: place of the first row in its file, from 0
-        times: of the T rows, or None
+        stride: rows from one window of a series to the next
+        segments: the series; the whole table is one if None
     """
 
     y: Tensor | None = None
     groups: list[str] | None = None
 
     def __init__(
-        self,
-        table: Tensor,
-        context: int,
-        horizon: int,
-        stride: int = 1,
-        *,
-        first_row: int = 0,
-        times: Times | None = None,
+        self, table: Tensor, context: int, horizon: int, stride: int = 1, *, segments: Sequence[Segment] | None = None
     ) -> None:
         self.table, self.context, self.horizon = table, context, horizon
-        self.windows = table.unfold(1, context + horizon, stride)
+        self.segments = [Segment(table.shape[1])] if segments is None else list(segments)
+        length = context + horizon
+        self._unfolded = table.unfold(1, length, 1) if table.shape[1] >= length else table.new_empty(0, 0, length)
+        starts = [torch.arange(0, max(segment.num_rows - length + 1, 0), stride) for segment in self.segments]
+        self._num_windows = [len(numbers) for numbers in starts]
+        self._segment_index = torch.arange(len(starts)).repeat_interleave(torch.tensor(self._num_windows))
+        before = torch.tensor([0, *(segment.num_rows for segment in self.segments[:-1])]).cumsum(0)
+        self._starts = torch.cat(starts)
+        self._table_starts = self._starts + before[self._segment_index]
+        first_rows = torch.tensor([segment.first_row for segment in self.segments])
+        self.rows: Tensor | None = self._starts + first_rows[self._segment_index]
         self.lengths = torch.full((len(self),), context)
-        self._starts = stride * torch.arange(len(self))
-        self.rows: Tensor | None = first_row + self._starts
-        self._times = times
+
+    @property
+    def recordings(self) -> Tensor | None:
+        """The series [N] of which each window is a part; None if the table is the only one."""
+        return None if self.segments[0].name is None else self._segment_index
 
     @property
     def ids(self) -> list[str] | None:
-        """The time at which each window begins."""
-        return None if self._times is None else self._times[self._starts.numpy()].write()
+        """The name of the series of each window; the time at which the window begins if there is one series."""
+        if self.recordings is None:
+            return self.start_times
+        return [str(self.segments[i].name) for i in self.recordings.tolist()]
+
+    @property
+    def start_times(self) -> list[str] | None:
+        """The time at which each window begins, or None."""
+        written: list[str] = []
+        for segment, starts in zip(self.segments, self._starts.split(self._num_windows), strict=True):
+            if segment.times is None:
+                return None
+            written += segment.times[starts.numpy()].write()
+        return written
+
+    @property
+    def last_windows(self) -> Tensor:
+        """The last window of each series that has one, [M] long."""
+        counts = torch.tensor(self._num_windows)
+        return (counts.cumsum(0) - 1)[counts > 0]
+
+    def list_tables(self) -> list[Tensor]:
+        """Return the rows of each series, [C, T_i]."""
+        return list(self.table.split([segment.num_rows for segment in self.segments], 1))
+
+    def get_segment(self, row: int) -> Segment:
+        """Return the series of a window."""
+        return self.segments[int(self._segment_index[row])]
 
     def get_times(self, row: int, length: int) -> NDArray[Any] | None:
         """Return the times of the first `length` rows of a window and its targets, as clocks show them; or None."""
-        start = int(self._starts[row])
-        return None if self._times is None else self._times[start : start + length].wall_times
+        start, times = int(self._starts[row]), self.get_segment(row).times
+        return None if times is None else times[start : start + length].wall_times
 
     def _get_repr_fields(self) -> dict[str, Any]:
         return {"windows": len(self), "context": self.context, "horizon": self.horizon, "table": self.table}
 
     def __len__(self) -> int:
-        return self.windows.shape[1]
+        return len(self._starts)
 
     def batch(self, index: Tensor) -> Series:
         """Return the windows at `index` [B] long.
 
         `y` holds the targets [B, C, H]; missing ones stay NaN, so `~y.isnan()` is their mask.
         """
-        rows = self.windows[:, index].transpose(0, 1)
+        rows = self._unfolded[:, self._table_starts[index]].transpose(0, 1)
         x, observed = _zero_fill(rows[..., : self.context].contiguous())
         return Series(x, observed, rows[..., self.context :].contiguous() if self.horizon else None, index)
 
 
 def name_series(split: Split, index: int) -> str:
     """Return how messages name a series of a split: its number in the file, counted from 1, and its id."""
-    recordings = split.recordings if isinstance(split, SeriesDataset) else None
+    recordings = split.recordings if isinstance(split, SeriesDataset | WindowDataset) else None
     recording = None if recordings is None else int(recordings[index])
     row = index if split.rows is None else int(split.rows[index])
     return describe_series(row, recording, None if split.ids is None else split.ids[index])

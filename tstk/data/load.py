@@ -77,17 +77,21 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     splits = check_split_times(splits, config.regularize)
     step = None if config.resize else find_median_step(splits["train"])  # resampled series have different steps
     tables, series_sets = _separate_kinds(name, splits)
-    _require_labels(series_sets, config.roles, config.label_separator)
     if config.split_channels:
         config.reject("with --split-channels, which makes each channel a series without labels", "task")
     if config.has_class_per_sample:
         config.reject("with a class per sample, as series have no other targets", "target_columns")
-    if tables and config.val_fraction == 0:
-        raise OptionError(f"--val-fraction 0 is for sets of series: {name} is a table, which is split by rows")
-    if tables and config.length is None:
-        series_options = ("label_separator", "resize", "conditioning", "split_channels", "label_fraction", "split_seed")
-        config.reject(f"here: {name} is a table", *series_options)
-        return replace(prepare_forecasting(name, tables, config), step=step)
+    is_forecasting = config.length is None if tables else config.is_forecasting
+    if (tables or is_forecasting) and config.val_fraction == 0:
+        what = "a table, which is split by rows" if tables else "forecast, and each series split by rows"
+        raise OptionError(f"--val-fraction 0 is for sets of series without a horizon: {name} is {what}")
+    if is_forecasting:
+        options = ("label_separator", "resize", "conditioning", "split_channels", "label_fraction", "split_seed")
+        targets = ("label_column", "target_columns", "group_column", "length")
+        reason = f"here: {name} is a table" if tables else "where each series is forecast and divided in time"
+        config.reject(reason, *options, *(() if tables else targets))
+        return replace(prepare_forecasting(name, splits, config), step=step)
+    _require_labels(series_sets, config.roles, config.label_separator)
     if tables:
         reason = f"here: {name} is a table cut by --length"
         # resampled windows would not follow each other, so their predictions would have no place in the table
@@ -270,9 +274,9 @@ def read_run_splits(name_or_path: str, config: DataConfig) -> dict[str, SeriesSe
     splits = _override_splits(name_or_path, splits, config)
     splits = check_split_times(splits, config.regularize)
     tables, series_sets = _separate_kinds(name_or_path, splits)
+    if tables or config.is_forecasting:
+        return splits
     _require_labels(series_sets, config.roles, config.label_separator)
-    if tables:
-        return dict(tables)
     return dict(split_series(series_sets, config)[0])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from tstk.core.types import Spec, Split
 from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
 from tstk.data.conditioning import load_conditioning
 from tstk.data.config import DataConfig
-from tstk.data.containers import SeriesSet, Table
+from tstk.data.containers import SeriesSet, Table, list_tables
 from tstk.data.data_module import DataModule, compute_mean_std, count_missing, describe_variation
-from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
+from tstk.data.datasets import Segment, SeriesDataset, WindowDataset, name_series
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.precision import compute_offset, describe_offset, subtract_offset
 from tstk.data.scale import describe_far_values, describe_repeated_extremes
@@ -33,7 +33,7 @@ from tstk.data.targets import (
     split_label_cells,
 )
 from tstk.data.windowing import resolve_split_boundaries
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataError, DataNoteWarning, OptionError, warn_user
 
 DEFAULT_WINDOW = 96
 """Default rows of a table in a context and in a horizon."""
@@ -148,7 +148,7 @@ def split_series(
     return series_sets, test_description, task, note
 
 
-def _collect_notes(parts: Mapping[str, SeriesSet] | Mapping[str, Table]) -> list[str]:
+def _collect_notes(parts: Mapping[str, Any]) -> list[str]:
     """Return the notes of readers, each once."""
     return list(dict.fromkeys(part.note for part in parts.values() if part.note))
 
@@ -258,69 +258,128 @@ def _subsample_labels(name: str, splits: dict[str, SeriesDataset], config: DataC
     return f"{config.label_fraction:.0%} of the labels: {len(splits['train'])} series to train on"
 
 
-def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig) -> DataModule:
-    """Return a data set of windows over one table, or over one table per split.
+def prepare_forecasting(name: str, parts: Mapping[str, SeriesSet | Table], config: DataConfig) -> DataModule:
+    """Return a data set of windows over one table, or over each series of a set; or over those of each split.
 
-    The contexts of validation and test windows may contain rows before their split; their horizons never do.
+    The rows of each series are divided in time. The contexts of validation and test windows may contain rows before
+    their split; their horizons never do.
 
     Args:
         name: name of the data set
-        tables: "train" and, where they exist, "val" and "test"
+        parts: "train" and, where they exist, "val" and "test"
         config: the options
     """
     context, horizon = config.context or DEFAULT_WINDOW, config.horizon or DEFAULT_WINDOW
     task = config.task or find_task("future")
     if get_task(task).target_type != "future":
         raise OptionError(f"--task {task}: {name} is a table to forecast; leave --task out, or cut it by --length 128")
-    train_table = tables["train"]
-    for table in tables.values():
-        _check_columns(table, train_table.channels)
-    num_rows = len(train_table.values)
-    ends, split_description = resolve_split_boundaries(tables, config)
-    train_rows = train_table.values[: ends[0]].T[None]
+    tables = {split: list_tables(part) for split, part in parts.items()}
+    train_tables = tables["train"]
+    channels = train_tables[0].channels
+    for split_tables in tables.values():
+        _check_columns(split_tables[0], channels)
+    firsts = {split: split_tables[0] for split, split_tables in tables.items()}
+    boundaries = [resolve_split_boundaries({**firsts, "train": table}, config) for table in train_tables]
+    split_description = boundaries[0][1]
+    if (first := train_tables[0].name) is not None:
+        split_description = f"{len(train_tables)} series, each divided in time, such as {first}: {split_description}"
+    ends = [(0, *end) for end, _ in boundaries]
+    train_rows = np.concatenate([table.values[: end[1]] for table, end in zip(train_tables, ends, strict=True)]).T[None]
     offset = compute_offset(train_rows) if config.standardize == "standard" else None
-    train_values = _table_to_tensor(train_table, offset)
     splits: dict[str, WindowDataset] = {}
-    for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
-        split_stride = 1 if split == "test" else config.stride or 1
-        if split in tables and split != "train":
-            table, first_row, values = tables[split], 0, _table_to_tensor(tables[split], offset)
-            source = table.source
-        else:
-            table, first_row = train_table, max(start - context, 0)
-            values = train_values[:, first_row:stop]
-            source = f"{train_table.source}, {split} rows {start} to {stop}"
-        _check_num_rows(source, values.shape[1], context, horizon)
-        times = None if table.times is None else table.times[first_row:]
-        splits[split] = WindowDataset(values, context, horizon, split_stride, first_row=first_row, times=times)
     notes = [split_description]
+    for number, split in enumerate(SPLITS):
+        if split in tables and split != "train":
+            rows = [(table, 0, len(table.values)) for table in tables[split]]
+            source = firsts[split].source
+        else:
+            rows = [
+                (table, max(end[number] - context, 0), end[number + 1])
+                for table, end in zip(train_tables, ends, strict=True)
+            ]
+            source = f"{firsts['train'].source}, {split}"
+            source += f" rows {ends[0][number]} to {ends[0][number + 1]}" * (first is None)
+        stride = 1 if split == "test" else config.stride or 1
+        splits[split], split_notes = _build_windows(rows, source, offset, context, horizon, stride)
+        notes += split_notes
     if config.val_data == "test":
         splits["val"] = splits["test"]
         split_description = f"{split_description}; validation is the test split itself"
-        notes = [f"{split_description}, so test scores are optimistic"]
-    if num_rows > ends[2]:
-        notes.append(f"{num_rows - ends[2]} rows at the end are not used")
-    notes = _collect_notes(tables) + notes
-    mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
-    notes += describe_far_values(train_values[None, :, : ends[0]], train_table.channels, offset, "row")
-    notes += describe_repeated_extremes(train_values[None, :, : ends[0]], train_table.channels, offset)
+        notes[0] = f"{split_description}, so test scores are optimistic"
+    if num_unused := sum(len(table.values) - end[-1] for table, end in zip(train_tables, ends, strict=True)):
+        notes.append(f"{num_unused} rows at the end are not used")
+    notes = _collect_notes(parts) + _describe_unused_targets(parts["train"]) + notes
+    train_values = splits["train"].table[None]
+    mean, std = _compute_standardization(train_values, config.standardize)
+    notes += describe_far_values(train_values, channels, offset, "row")
+    notes += describe_repeated_extremes(train_values, channels, offset)
     for split in ("val", "test"):
         _reject_overflow(splits[split], mean, std, f"{name}, {split} split")
     return DataModule(
         name=name,
-        source=tuple(table.source for table in tables.values()),
+        source=tuple(part.source for part in parts.values()),
         spec=Spec(channels=len(mean), length=context, task=task, horizon=horizon),
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],
         classes=(),
-        channels=train_table.channels,
+        channels=channels,
         mean=mean,
         std=std,
-        notes=notes + describe_offset(train_rows, train_table.channels, offset) + _describe_missing(splits),
+        notes=notes + describe_offset(train_rows, channels, offset) + _describe_missing(splits),
         split_description=split_description,
         offset=offset,
     )
+
+
+def _build_windows(
+    parts: Sequence[tuple[Table, int, int]],
+    source: str,
+    offset: NDArray[np.float64] | None,
+    context: int,
+    horizon: int,
+    stride: int = 1,
+) -> tuple[WindowDataset, list[str]]:
+    """Return the windows over rows of tables, and a note if some of these are too short to have one.
+
+    Args:
+        parts: each table, and the rows of it from which and up to which windows are taken
+        source: of the tables, for messages
+        offset: [C] to subtract from the channels
+        context: rows of a window that a model sees
+        horizon: rows of a window to forecast
+        stride: rows from one window of a table to the next
+
+    Raises:
+        DataError: all tables are too short
+    """
+    sizes = [stop - start for _, start, stop in parts]
+    if (longest := max(sizes)) < context + horizon:
+        raise DataError(
+            f"{source}: --context {context} and --horizon {horizon} take {context + horizon} rows, and there are "
+            f"{longest}{' in the longest series' * (len(parts) > 1)}, counting the rows before the split that may "
+            "serve as context; reduce one of them"
+        )
+    values = np.concatenate([table.values[start:stop] for table, start, stop in parts]).T
+    segments = [
+        Segment(stop - start, start, None if table.times is None else table.times[start:stop], table.name)
+        for table, start, stop in parts
+    ]
+    notes = []
+    if short := [segment for segment in segments if segment.num_rows < context + horizon]:
+        names = ", ".join(str(segment.name) for segment in short[:3]) + ", ..." * (len(short) > 3)
+        notes.append(
+            f"{source}: {len(short)} of {len(segments)} series are left out, as they have fewer rows than "
+            f"{'a context' if not horizon else 'a context and a horizon'}, {context + horizon}: {names}"
+        )
+    table = torch.from_numpy(np.ascontiguousarray(subtract_offset(values, offset)))
+    return WindowDataset(table, context, horizon, stride, segments=segments), notes
+
+
+def _describe_unused_targets(data: SeriesSet | Table) -> list[str]:
+    """Return a note if series to forecast have labels or other targets."""
+    has_targets = isinstance(data, SeriesSet) and (data.y is not None or data.targets is not None)
+    return ["the series are forecast, so their labels and targets are not used"] * has_targets
 
 
 def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include_targets: bool) -> Split:
@@ -329,41 +388,45 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
     Args:
         data: what a reader returned
         input_schema: from `DataModule.input_schema`; with "any_length" series may be longer than in training
-        include_targets: of a table, keep the rows to forecast as targets
+        include_targets: of a table or series to forecast, keep the rows to forecast as targets
     """
-    is_table, task = isinstance(data, Table), input_schema["task"]
-    if is_table != (input_schema["horizon"] is not None):
-        actual, expected = ("a table", "series") if is_table else ("a set of series", "a table")
-        raise DataError(f"{data.source}: this is {actual}, but the model was trained on {expected}")
+    task = input_schema["task"]
     offset = None if input_schema.get("offset") is None else np.array(input_schema["offset"])
-    if isinstance(data, SeriesSet):
-        channels = tuple(input_schema["channels"])
-        if input_schema.get("split_channels"):  # the model takes any channels
-            channels = data.channels or _number_channels(data.x.shape[1])
-            offset = compute_offset(data.x)
-        names = tuple(input_schema["classes"] or input_schema["target_names"])
-        if task is not None and get_task(task).target_type == "sample-class":
-            if data.x.shape[2] > input_schema["length"]:
-                data = cut_recordings(data, input_schema["length"], input_schema["length"])
-            input_schema = {**input_schema, "any_length": False}
-        if input_schema.get("label_separator") is not None:
-            data = split_label_cells(data, input_schema["label_separator"], names)
-        return _build_series_dataset(
-            data,
-            channels,
-            None if task is None else get_task(task).target_type,
-            names,
-            None if input_schema.get("any_length") else input_schema["length"],
-            offset,
-        )
-    _check_columns(data, tuple(input_schema["channels"]))
-    context, horizon = input_schema["length"], input_schema["horizon"] if include_targets else 0
-    if not include_targets and len(data.values) < context:
-        raise DataError(
-            f"{data.source}: {len(data.values)} rows, and the run forecasts from the last {context}; give that many"
-        )
-    _check_num_rows(data.source, len(data.values), context, horizon)
-    return WindowDataset(_table_to_tensor(data, offset), context, horizon, times=data.times)
+    if input_schema["horizon"] is not None:
+        tables = list_tables(data)
+        _check_columns(tables[0], tuple(input_schema["channels"]))
+        rows = [(table, 0, len(table.values)) for table in tables]
+        context, horizon = input_schema["length"], input_schema["horizon"] if include_targets else 0
+        if not include_targets and (longest := max(stop for _, _, stop in rows)) < context:
+            raise DataError(
+                f"{data.source}: {longest} rows{' in the longest series' * (len(rows) > 1)}, and the run forecasts "
+                f"from the last {context}; give that many"
+            )
+        windows, notes = _build_windows(rows, data.source, offset, context, horizon)
+        for note in notes:
+            warn_user(note, DataNoteWarning)
+        return windows
+    if isinstance(data, Table):
+        raise DataError(f"{data.source}: this is a table, but the model was trained on series")
+    channels = tuple(input_schema["channels"])
+    if input_schema.get("split_channels"):  # the model takes any channels
+        channels = data.channels or _number_channels(data.x.shape[1])
+        offset = compute_offset(data.x)
+    names = tuple(input_schema["classes"] or input_schema["target_names"])
+    if task is not None and get_task(task).target_type == "sample-class":
+        if data.x.shape[2] > input_schema["length"]:
+            data = cut_recordings(data, input_schema["length"], input_schema["length"])
+        input_schema = {**input_schema, "any_length": False}
+    if input_schema.get("label_separator") is not None:
+        data = split_label_cells(data, input_schema["label_separator"], names)
+    return _build_series_dataset(
+        data,
+        channels,
+        None if task is None else get_task(task).target_type,
+        names,
+        None if input_schema.get("any_length") else input_schema["length"],
+        offset,
+    )
 
 
 def _describe_label_leaks(dataset: SeriesDataset) -> list[str]:
@@ -403,22 +466,9 @@ def _number_channels(count: int) -> tuple[str, ...]:
     return tuple(str(i) for i in range(count))
 
 
-def _table_to_tensor(table: Table, offset: NDArray[np.float64] | None) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(subtract_offset(table.values.T, offset)))
-
-
 def _check_columns(table: Table, channels: tuple[str, ...]) -> None:
     if table.channels != channels:
         raise DataError(f"{table.source}: columns {', '.join(table.channels)}; expected {', '.join(channels)}")
-
-
-def _check_num_rows(source: str, available: int, context: int, horizon: int) -> None:
-    required = context + horizon
-    if available < required:
-        raise DataError(
-            f"{source}: --context {context} and --horizon {horizon} take {required} rows, and there are {available}, "
-            "counting the rows before the split that may serve as context; reduce one of them"
-        )
 
 
 def _compute_standardization(x: Tensor | LazyArray, standardize: str) -> tuple[Tensor, Tensor]:

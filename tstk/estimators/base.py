@@ -299,7 +299,7 @@ class PipelineEstimator(OptionsEstimator):
         of pandas whose index has two levels, a series and a time.
         """
         if is_pandas(X) and X.index.nlevels > 1:
-            X = split_panel(X)
+            X = list(split_panel(X).values())
         if isinstance(X, list | tuple) and len(X) and all(map(is_frame, X)):
             array = frames_to_array(X, () if reset else getattr(self, "channel_names_", ()))
             if reset:

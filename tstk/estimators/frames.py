@@ -70,8 +70,8 @@ def check_alignment(X: Any, **values: Any) -> None:
             )
 
 
-def split_panel(frame: Any) -> list[Any]:
-    """Return the series of a data frame of pandas whose index has two levels, in the order in which they first occur.
+def split_panel(frame: Any) -> dict[Any, Any]:
+    """Return name -> rows of each series of a data frame whose index has two levels, in the order of the first rows.
 
     Raises:
         ValueError: the index has more levels, a row has no series, or the times of a series are not in order
@@ -85,7 +85,7 @@ def split_panel(frame: Any) -> list[Any]:
     for name, series in groups.items():
         if is_temporal(series.index) or series.index.dtype.kind in "iuf":
             check_order(series.index, f"X, series {name!r}")
-    return list(groups.values())
+    return groups
 
 
 def check_order(times: Any, place: str) -> None:

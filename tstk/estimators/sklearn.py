@@ -27,10 +27,11 @@ from tstk.core.prediction import map_batches
 from tstk.core.types import Spec
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.data.containers import to_text
-from tstk.data.datasets import SeriesDataset, WindowDataset
+from tstk.data.datasets import Segment, SeriesDataset, WindowDataset
 from tstk.data.frames import is_temporal
+from tstk.errors import DataNoteWarning, warn_user
 from tstk.estimators.base import BATCH_SIZE, FLOATS, Array, PipelineEstimator
-from tstk.estimators.frames import check_alignment, check_columns, check_order, is_missing
+from tstk.estimators.frames import check_alignment, check_columns, check_order, is_missing, split_panel
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import feature_extractor
 from tstk.inference.frames import continue_index, parse_index
@@ -117,7 +118,8 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         check_classification_targets(y)
         if len(y) != count:
             raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: {count} series, {len(y)} labels"
+                f"Found input variables with inconsistent numbers of samples: {count} series, {len(y)} labels; a label "
+                "per sample is learned by tstk.fit(data=frame, task='segmentation')"
             )
         return y
 
@@ -342,7 +344,7 @@ class TokenEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PipelineEs
 
 
 class SeriesForecaster(PipelineEstimator):
-    """Forecaster of tables: rows are time steps, columns are channels.
+    """Forecaster of a table, or of several series: rows are time steps, columns are channels.
 
     Args:
         context: rows that the model sees before the first forecast row
@@ -376,63 +378,89 @@ class SeriesForecaster(PipelineEstimator):
         self._options = options
 
     def fit(self, X: Any, y: Any = None, *, validation: Any = None) -> SeriesForecaster:
-        """Train on a table; its last rows (val_fraction) are held out to select the best weights.
+        """Train on a table, or on several series; the last rows of each (val_fraction) select the best weights.
 
         Args:
-            X: [T, C], rows are times; a data frame of pandas may have dates as its index
+            X: [T, C], rows are times; a data frame of pandas may have dates as its index, or a MultiIndex of the names
+                of series and times
             y: ignored
-            validation: rows of another table to select the weights by, instead of the last ones
+            validation: rows of another table, or other series, to select the weights by, instead of the last rows
         """
-        table, config = self._validate_table(X, True), self._build_config()
+        (table, segments), config = self._validate_table(X, True), self._build_config()
         data = config.values["data"]
-        rows, min_rows, stride = table.shape[1], self.context + self.horizon, data["stride"] or 1
+        stride, context, horizon = data["stride"] or 1, self.context, self.horizon
         val_fraction = DEFAULT_VAL_FRACTION if data["val_fraction"] is None else data["val_fraction"]
         if validation is not None and data["val_fraction"] is not None:
             raise ValueError(f"val_fraction={val_fraction} has no effect with validation, which is given; remove one")
-        cut = rows if validation is not None else round(rows * (1 - val_fraction))
-        val_rows = table[:, cut - self.context :] if validation is None else self._validate_table(validation, False)
-        if min(cut, val_rows.shape[1]) < min_rows:
+        if validation is not None:
+            train = WindowDataset(table, context, horizon, stride, segments=segments)
+            val_table, val_segments = self._validate_table(validation, False)
+            val = WindowDataset(val_table, context, horizon, stride, segments=val_segments)
+        else:
+            cuts = [round(segment.num_rows * (1 - val_fraction)) for segment in segments]
+            train = _take_rows(table, segments, [(0, cut) for cut in cuts], context, horizon, stride)
+            ends = [(max(cut - context, 0), segment.num_rows) for cut, segment in zip(cuts, segments, strict=True)]
+            val = _take_rows(table, segments, ends, context, horizon, stride)
+        if not (len(train) and len(val)):
+            rows = max(segment.num_rows for segment in segments)
             raise ValueError(
-                f"n_samples = {rows}: context={self.context} and horizon={self.horizon} take {min_rows} rows, both in "
+                f"n_samples = {rows}: context={context} and horizon={horizon} take {context + horizon} rows, both in "
                 "training and in validation; give more rows or shorten one of them"
             )
-        train = WindowDataset(table[:, :cut], self.context, self.horizon, stride)
-        val = WindowDataset(val_rows, self.context, self.horizon, stride)
-        spec = Spec(len(table), self.context, self._task, horizon=self.horizon)
-        self._fit_pipeline(config, spec, train, val, table[None, :, :cut])
-        self.last_context_ = table[:, -self.context :].numpy()
-        self._rows: Any = X.iloc[:, :0] if is_pandas(X) else None
+        for purpose, part in (("training", train), ("validation", val)):
+            _warn_of_short_series(part, purpose)
+        spec = Spec(len(table), context, self._task, horizon=horizon)
+        self._fit_pipeline(config, spec, train, val, train.table[None])
+        self._last_contexts = self._take_last_contexts(table, segments)
+        self._frame: Any = X.iloc[:, :0] if is_pandas(X) else None
         self._columns: Any = X.columns if is_pandas(X) else None
         return self
 
     def predict(self, X: Any = None) -> Any:
-        """Forecast the rows [horizon, C] that follow the last row of a table, in its units.
+        """Forecast the rows [horizon, C] that follow the last row of a table, or of each of several series.
 
         Args:
-            X: [T, C]; the table of `fit` if None
+            X: [T, C], or a data frame as of `fit`; that of `fit` if None
 
         Returns:
-            an array; of a data frame, one with its columns, whose index continues that of the frame
+            an array in the units of the data; of a data frame, one with its columns, whose index continues that of the
+            frame, with the names of the series if there are several
         """
         check_is_fitted(self)
-        if X is None and not hasattr(self, "last_context_"):
+        if X is None and not hasattr(self, "_last_contexts"):
             raise ValueError("X is None, and an estimator that was loaded does not hold the table of fit; give X")
-        table = torch.from_numpy(self.last_context_) if X is None else self._validate_table(X, False)
-        context, horizon = self._get_window()
-        if table.shape[1] < context:
-            raise ValueError(f"X has {table.shape[1]} rows; expected at least context={context}")
-        forecast = self._predict(WindowDataset(table[:, -context:], context, 0)).forecast
-        assert forecast is not None
-        values = forecast[0, :, :horizon].T
         if X is None:
-            rows, columns = self._rows, self._columns
+            frame, columns, windows = self._frame, self._columns, self._last_contexts
         else:
-            rows, columns = (X.iloc[:, :0], X.columns) if is_pandas(X) else (None, None)
-        if rows is None:
-            return values
+            frame, columns = (X.iloc[:, :0], X.columns) if is_pandas(X) else (None, None)
+            windows = self._take_last_contexts(*self._validate_table(X, False))
+        forecast = self._predict(windows).forecast
+        assert forecast is not None
+        values = [series[:, : self._get_window()[1]].T for series in forecast]
+        if frame is None:
+            return values[0]
         import pandas
 
-        return pandas.DataFrame(values, continue_index(rows, parse_index(rows), len(values)), columns)
+        if frame.index.nlevels == 1:
+            return pandas.DataFrame(values[0], continue_index(frame, parse_index(frame), len(values[0])), columns)
+        forecast_names = {windows.get_segment(row).name for row in windows.last_windows.tolist()}
+        panel = {name: rows for name, rows in split_panel(frame).items() if str(name) in forecast_names}
+        parts = {
+            name: pandas.DataFrame(series, continue_index(rows, parse_index(rows), len(series)), columns)
+            for (name, rows), series in zip(panel.items(), values, strict=True)
+        }
+        return pandas.concat(parts, names=frame.index.names)
+
+    def _take_last_contexts(self, table: Tensor, segments: list[Segment]) -> WindowDataset:
+        """Return the last context of each series, but for those that are shorter, which a warning names."""
+        context, _ = self._get_window()
+        ends = [(max(segment.num_rows - context, 0), segment.num_rows) for segment in segments]
+        windows = _take_rows(table, segments, ends, context, 0)
+        if not len(windows):
+            rows = max(segment.num_rows for segment in segments)
+            raise ValueError(f"X has {rows} rows; expected at least context={context}")
+        _warn_of_short_series(windows, "the forecast")
+        return windows
 
     def _get_window(self) -> tuple[int, int]:
         """Return the context and the horizon that the pipeline was trained with, whatever the parameters are now."""
@@ -441,10 +469,10 @@ class SeriesForecaster(PipelineEstimator):
         return spec.length, spec.horizon
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return R2 of the forecasts from all windows of a table, as `GridSearchCV` maximizes.
+        """Return R2 of the forecasts from all windows of a table or of several series, as `GridSearchCV` maximizes.
 
         Args:
-            X: [T, C], at least context + horizon rows
+            X: [T, C], at least context + horizon rows, or a data frame as of `fit`
             y: ignored: the rows to forecast are in X
             sample_weight: refused
 
@@ -454,16 +482,20 @@ class SeriesForecaster(PipelineEstimator):
         check_is_fitted(self)
         if sample_weight is not None:
             raise ValueError("sample_weight has no effect on the score of forecasts; leave it out")
-        (context, horizon), table = self._get_window(), self._validate_table(X, False)
-        if table.shape[1] < context + horizon:
+        (context, horizon), (table, segments) = self._get_window(), self._validate_table(X, False)
+        windows = WindowDataset(table, context, horizon, segments=segments)
+        if not len(windows):
+            rows = max(segment.num_rows for segment in segments)
             raise ValueError(
-                f"X has {table.shape[1]} rows; context={context} and horizon={horizon} take {context + horizon}: give "
+                f"X has {rows} rows; context={context} and horizon={horizon} take {context + horizon}: give "
                 "more rows, such as by TimeSeriesSplit(test_size=...)"
             )
-        windows = WindowDataset(table, context, horizon)
+        _warn_of_short_series(windows, "the score")
         forecast = self._predict(windows).forecast
         assert forecast is not None
-        truth = self.pipeline_.add_offset(windows.windows[..., context:].transpose(0, 1)).numpy()
+        targets = windows.batch(torch.arange(len(windows))).y
+        assert targets is not None
+        truth = self.pipeline_.add_offset(targets).numpy()
         pairs = [(truth[:, c].ravel(), forecast[:, c, :horizon].ravel()) for c in range(len(table))]
         known = [np.isfinite(values) for values, _ in pairs]
         return float(np.mean([r2_score(t[k], f[k]) for (t, f), k in zip(pairs, known, strict=True)]))
@@ -472,19 +504,49 @@ class SeriesForecaster(PipelineEstimator):
         super()._read_run(run_config)
         self.context, self.horizon = self.pipeline_.spec.length, self.pipeline_.spec.horizon or 0
 
-    def _validate_table(self, X: Any, reset: bool) -> Tensor:
-        """Validate a table X [T, C] and return it as [C, T] float32."""
+    def _validate_table(self, X: Any, reset: bool) -> tuple[Tensor, list[Segment]]:
+        """Validate a table X [T, C] or a frame of several series; return [C, T] float32 and its series."""
+        counts: list[int] | None = None
+        names: list[Any] = [None]
+        if is_pandas(X) and X.index.nlevels > 1:
+            import pandas
+
+            series = split_panel(X)
+            names, counts, X = list(series), [len(rows) for rows in series.values()], pandas.concat(series.values())
+        elif is_pandas(X) and is_temporal(X.index):
+            check_order(X.index, "X")
         if is_pandas(X):
-            if X.index.nlevels > 1:
-                raise ValueError(
-                    f"X has {X.index.nlevels} levels in its index; a forecaster takes one table: select one with "
-                    "X.loc[name], or train on all of them with tstk.fit(data=X)"
-                )
-            if is_temporal(X.index):
-                check_order(X.index, "X")
             check_columns(X, "set_index makes times the index")
         X = validate_data(self, X, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan", copy=True)
         if reset:
-            names = getattr(self, "feature_names_in_", range(X.shape[1]))
-            self.channel_names_ = tuple(map(str, names))
-        return self._to_samples(X.T.copy()[None], reset)[0]
+            columns = getattr(self, "feature_names_in_", range(X.shape[1]))
+            self.channel_names_ = tuple(map(str, columns))
+        segments = [
+            Segment(count, name=None if name is None else str(name))
+            for count, name in zip([len(X)] if counts is None else counts, names, strict=True)
+        ]
+        return self._to_samples(X.T.copy()[None], reset)[0], segments
+
+
+def _take_rows(
+    table: Tensor,
+    segments: list[Segment],
+    ends: list[tuple[int, int]],
+    context: int,
+    horizon: int,
+    stride: int = 1,
+) -> WindowDataset:
+    """Return the windows over rows of each series, from the first to before the last of `ends`."""
+    series = table.split([segment.num_rows for segment in segments], 1)
+    parts = [rows[:, start:stop] for rows, (start, stop) in zip(series, ends, strict=True)]
+    taken = [Segment(stop - start, start, None, s.name) for s, (start, stop) in zip(segments, ends, strict=True)]
+    return WindowDataset(torch.cat(parts, 1), context, horizon, stride, segments=taken)
+
+
+def _warn_of_short_series(windows: WindowDataset, purpose: str) -> None:
+    """Name the series that are left out, as they are shorter than a window."""
+    length = windows.context + windows.horizon
+    if short := [segment.name for segment in windows.segments if segment.num_rows < length]:
+        names = ", ".join(map(str, short[:3])) + ", ..." * (len(short) > 3)
+        count = f"{len(short)} of {len(windows.segments)} series"
+        warn_user(f"{count} are left out of {purpose}, as they have fewer than {length} rows: {names}", DataNoteWarning)

@@ -19,6 +19,7 @@ from sktime.forecasting.base import BaseForecaster
 from sktime.regression.base import BaseRegressor
 from sktime.transformations.base import BaseTransformer
 
+from tstk.estimators.frames import split_panel
 from tstk.estimators.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
 
 __all__ = ["SktimeClassifier", "SktimeEncoder", "SktimeForecaster", "SktimeRegressor"]
@@ -159,7 +160,7 @@ class SktimeEncoder(BaseTransformer):
 
 
 class SktimeForecaster(BaseForecaster):
-    """Forecaster of one series, of one or several variables.
+    """Forecaster of a series, of one or several variables, or of all series of a panel or hierarchy together.
 
     The forecasting horizon is given to `fit`, whose largest step is the horizon of the wrapped estimator. `update` with
     `update_params=False` forecasts from the new rows without training.
@@ -179,8 +180,8 @@ class SktimeForecaster(BaseForecaster):
 
     _tags = {
         "scitype:y": "both",
-        "y_inner_mtype": "pd.DataFrame",
-        "X_inner_mtype": "pd.DataFrame",
+        "y_inner_mtype": ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"],
+        "X_inner_mtype": ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"],
         "requires-fh-in-fit": True,
         "capability:exogenous": False,
         "capability:missing_values": True,
@@ -196,15 +197,24 @@ class SktimeForecaster(BaseForecaster):
     def _fit(self, y: Any, X: Any = None, fh: Any = None) -> SktimeForecaster:
         steps = self._get_steps(fh)
         estimator = clone(self.estimator or SeriesForecaster()).set_params(horizon=int(steps.max()))
-        self.estimator_ = estimator.fit(y.to_numpy(np.float64))
+        self.estimator_ = estimator.fit(_to_table(y))
         return self
 
     def _predict(self, fh: Any, X: Any = None) -> Any:
         import pandas
 
-        forecast = self.estimator_.predict(self._y.to_numpy(np.float64))
-        index = fh.to_absolute_index(self.cutoff)
-        return pandas.DataFrame(forecast[self._get_steps(fh) - 1], index, self._y.columns)
+        y, steps = self._y, self._get_steps(fh)
+        forecast = self.estimator_.predict(_to_table(y))
+        if y.index.nlevels == 1:
+            return pandas.DataFrame(forecast[steps - 1], fh.to_absolute_index(self.cutoff), y.columns)
+        numbers, names = pandas.factorize(y.index.droplevel(-1))
+        relative, times = fh.to_relative(self.cutoff), y.index.get_level_values(-1)
+        parts = {}
+        for number, rows in split_panel(forecast).items():
+            last = times[numbers == number][-1:]  # a series that ends early is continued from its own last row
+            index = relative.to_absolute_index(last)
+            parts[names[number]] = pandas.DataFrame(rows.to_numpy()[steps - 1], index, y.columns)
+        return pandas.concat(parts, names=y.index.names)
 
     def _get_steps(self, fh: Any) -> NDArray[np.int64]:
         """Return the steps of a forecasting horizon after the last row, from 1."""
@@ -213,4 +223,14 @@ class SktimeForecaster(BaseForecaster):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Return the parameters of small estimators, for sktime's checks."""
-        return [{"estimator": SeriesForecaster(**TEST_PARAMS, context=context, val_fraction=0.4)} for context in (4, 6)]
+        return [{"estimator": SeriesForecaster(**TEST_PARAMS, context=context, val_fraction=0.4)} for context in (2, 3)]
+
+
+def _to_table(y: Any) -> Any:
+    """Return the rows of a series as an array, or those of a panel or hierarchy as a frame with its series numbered."""
+    import pandas
+
+    if y.index.nlevels == 1:
+        return y.to_numpy(np.float64)
+    numbers, times = pandas.factorize(y.index.droplevel(-1))[0], y.index.get_level_values(-1)
+    return y.set_axis(pandas.MultiIndex.from_arrays([numbers, times], names=["series", "time"])).astype(np.float64)

@@ -90,14 +90,22 @@ def fit_linear_map(
     sums = {level: torch.zeros(2, length, length, dtype=torch.float64) for level in LEVELS}
     channel_fits: dict[str, list[RidgeFit]] = {level: [] for level in LEVELS}
     for channel in range(channels):
-        tables = [(_interpolate_missing(split.table[channel]) / std[channel]).double() for split in (train, val)]
-        grams = [compute_window_gram(table - tables[0].mean(), length) for table in tables]
+        train_tables, val_tables = (
+            [(_interpolate_missing(table[channel]) / std[channel]).double() for table in split.list_tables()]
+            for split in (train, val)
+        )
+        mean = torch.cat(train_tables).mean()
+        grams = [
+            torch.stack([compute_window_gram(table - mean, length) for table in tables if len(table) >= length]).sum(0)
+            for tables in (train_tables, val_tables)
+        ]
         for level in LEVELS:
             pair = torch.stack([subtract_level(gram, weights[level]) for gram in grams])
             sums[level] += pair
             if maps != "shared" and channels > 1 and channels * context**2 * length <= MAX_PER_CHANNEL_COST:
                 channel_fits[level].append(fit_ridge(pair, context))
-    num_targets = (val.table.shape[1] - length + 1) * train.horizon * channels
+    num_windows = sum(max(table.shape[1] - length + 1, 0) for table in val.list_tables())
+    num_targets = num_windows * train.horizon * channels
     candidates = []
     for level in LEVELS:
         shared = [] if maps == "per-channel" and channels > 1 else [fit_ridge(sums[level], context)]

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from tstk.config.records import RunConfig
 from tstk.core.frames import frames_to_array
@@ -34,6 +34,9 @@ from tstk.runs import checkpoint
 
 if TYPE_CHECKING:
     import pandas
+
+MAX_FORECASTS = 256
+"""Series that are forecast at a time."""
 
 
 def load(run_dir: str | Path, **components: type | str) -> Pipeline:
@@ -76,7 +79,10 @@ class RunDataFrames:
         """
         if self._is_one_series(pipeline, frame):
             x = frames_to_array([frame], pipeline.channel_names)
-            return _to_frame(predict_batches(pipeline, iter_series(x, pipeline, 1), source=SOURCE), None)
+            prediction = predict_batches(pipeline, iter_series(x, pipeline, 1), source=SOURCE)
+            if prediction.labels is None or prediction.labels.ndim == 1:
+                return _to_frame(prediction, None)
+            return _to_sample_frame(prediction, np.zeros(len(frame), np.int64), np.arange(len(frame)), frame.index)
         data = self._read(pipeline, frame)
         if pipeline.spec.horizon is not None:
             return self._forecast(pipeline, frame, data, horizon)
@@ -84,6 +90,9 @@ class RunDataFrames:
         prediction = predict_batches(
             pipeline, iter_batches(split, batch_size, "cpu"), source=SOURCE, name_series=partial(name_series, split)
         )
+        if prediction.labels is not None and prediction.labels.ndim == 2:
+            assert isinstance(split, SeriesDataset)
+            return _to_sample_frame(prediction, *_locate_samples(frame, split, pipeline.spec.length), frame.index)
         return _to_frame(prediction, self._get_index(frame, split))
 
     def embed(
@@ -138,6 +147,8 @@ class RunDataFrames:
             return _find_labels(frame, split.ids)
         if split.rows is None:
             return frame.index
+        if isinstance(split, WindowDataset) and split.recordings is not None:
+            return _name_windows(frame, split)
         rows, (roles, regularize) = split.rows.numpy(), get_data_options(self.run_config, SOURCE)
         data: Any = read_frame(frame, roles) if regularize else None
         data = check_times(data, True) if isinstance(data, Table) else None
@@ -165,42 +176,45 @@ class RunDataFrames:
         """Forecast what follows a table, or each series of a set that has ids."""
         import pandas
 
-        tables = {"": data} if isinstance(data, Table) else _split_series(data)
-        splits = [self._prepare(pipeline, table) for table in tables.values()]
-        last_windows = (split.batch(torch.tensor([len(split) - 1])) for split in splits)
-        names = list(tables)
-        forecast = predict_batches(
-            pipeline,
-            last_windows,
-            horizon,
-            pipeline.loss.default_num_samples,
-            source=SOURCE,
-            name_series=lambda i: f"id {names[i]!r}" if names[i] else "the last window",
-        ).forecast
+        if isinstance(data, SeriesSet) and (data.times is None or data.ids is None):
+            raise DataError(f"{SOURCE}: these are series without times; give rows with ids and times, or one table")
+        split = self._prepare(pipeline, data)
+        assert isinstance(split, WindowDataset)
+        forecast = forecast_last_windows(pipeline, split, SOURCE, horizon).forecast
         assert forecast is not None
-        channels = list(pipeline.channel_names)
+        segments, channels = [split.get_segment(row) for row in split.last_windows.tolist()], pipeline.channel_names
         frames = [
-            pandas.DataFrame(values.T, continue_index(frame, table.times, values.shape[1]), channels)
-            for values, table in zip(forecast, tables.values(), strict=True)
+            pandas.DataFrame(values.T, continue_index(frame, segment.times, values.shape[1]), list(channels))
+            for values, segment in zip(forecast, segments, strict=True)
         ]
         if isinstance(data, Table):
             return frames[0]
-        ids = _find_labels(frame, names)
-        return pandas.concat(frames, keys=ids, names=[ids.name, frames[0].index.name])
+        labels = dict(zip(data.ids or (), known := _find_labels(frame, data.ids or []), strict=True))
+        keys = [labels[str(segment.name)] for segment in segments]
+        return pandas.concat(frames, keys=keys, names=[known.name, frames[0].index.name])
 
 
-def _split_series(series_set: SeriesSet) -> dict[str, Table]:
-    """Return id -> its series as a table.
+def forecast_last_windows(
+    pipeline: Pipeline, split: WindowDataset, source: str, horizon: int | None = None, samples: int | None = None
+) -> Prediction:
+    """Forecast what follows the last window of each series.
 
-    Raises:
-        DataError: the series are rows, not tables
+    Args:
+        pipeline: that of a run
+        split: windows without targets
+        source: of the data, for messages
+        horizon: rows to forecast, that of the run if None
+        samples: number of sample paths; the default of the loss if None
     """
-    if series_set.times is None or series_set.ids is None:
-        raise DataError(f"{SOURCE}: this is a set of series without times, but the model was trained on a table")
-    return {
-        name: Table(x[:, : len(times.values)].T, SOURCE, series_set.channels, times)
-        for name, x, times in zip(series_set.ids, series_set.x, series_set.times, strict=True)
-    }
+    rows = split.last_windows
+    return predict_batches(
+        pipeline,
+        map(split.batch, rows.split(MAX_FORECASTS)),
+        horizon,
+        samples or pipeline.loss.default_num_samples,
+        source=source,
+        name_series=lambda i: name_series(split, int(rows[i])),
+    )
 
 
 def _to_frame(prediction: Prediction, index: Any) -> pandas.DataFrame:
@@ -211,12 +225,58 @@ def _to_frame(prediction: Prediction, index: Any) -> pandas.DataFrame:
         return pandas.DataFrame(prediction.values, index, list(prediction.target_names))
     assert prediction.labels is not None
     assert prediction.probabilities is not None
-    if prediction.labels.ndim == 2:
-        raise DataError(f"{SOURCE}: classes of samples are no row per series; give an array [N, C, T]")
     columns = {"predicted": prediction.labels}
     names = [f"probability {name}" for name in prediction.classes]
     columns |= dict(zip(names, prediction.probabilities.T, strict=True))
     return pandas.DataFrame(columns, index)
+
+
+def _locate_samples(frame: pandas.DataFrame, split: SeriesDataset, length: int) -> tuple[Any, Any]:
+    """Return the series, or window of a recording, of each row of a frame, and the sample of it that the row is.
+
+    The window is -1 where none is predicted, as it has no sample.
+
+    Args:
+        frame: of pandas, whose rows are samples
+        split: what was read from it
+        length: samples of a window
+    """
+    import pandas
+
+    ids = None if split.ids is None else list(dict.fromkeys(split.ids))
+    codes = np.zeros(len(frame), np.int64)
+    if ids is not None and len(ids) > 1:
+        for values in (*_get_levels(frame), *(pandas.Index(frame[name]) for name in frame.columns)):
+            codes, labels = pandas.factorize(values)
+            if [to_text(label) for label in labels] == ids:
+                break
+    samples = pandas.Series(codes).groupby(codes).cumcount().to_numpy()
+    if split.recordings is None or split.rows is None:
+        return codes, samples
+    names = [""] * len(split) if split.ids is None else split.ids
+    windows = {place: i for i, place in enumerate(zip(names, split.rows.tolist(), strict=True))}
+    starts, names = (samples // length * length).tolist(), ids or [""]
+    places = [(names[code], start) for code, start in zip(codes.tolist(), starts, strict=True)]
+    return np.array([windows.get(place, -1) for place in places]), samples % length
+
+
+def _to_sample_frame(prediction: Prediction, series: Any, samples: Any, index: Any) -> pandas.DataFrame:
+    """Return the class of each sample and its probabilities, with a row per sample; missing beyond the last sample.
+
+    Args:
+        prediction: of series, a class per sample
+        series: [R] the series of each row, or -1
+        samples: [R] the sample of it
+        index: of the R rows
+    """
+    assert prediction.labels is not None
+    assert prediction.probabilities is not None
+    is_known = (series >= 0) & (samples < prediction.labels.shape[1])
+    places = np.where(is_known, series, 0), np.where(is_known, samples, 0)
+    labels = prediction.labels[places].astype(object)
+    labels[~is_known] = None
+    probabilities = np.where(is_known[:, None], prediction.probabilities[places[0], :, places[1]], np.nan)
+    return _to_frame(replace(prediction, labels=labels, probabilities=probabilities), index)
 
 
 def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
@@ -228,6 +288,22 @@ def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
         if len(labels) == len(ids) and [to_text(label) for label in labels] == ids:
             return labels
     return pandas.Index(ids, name="id")
+
+
+def _name_windows(frame: pandas.DataFrame, split: WindowDataset) -> pandas.Index:
+    """Return the series of each window, and the time or the row at which it begins, as a frame has them."""
+    import pandas
+
+    ids = [str(segment.name) for segment in split.segments]
+    labels, starts, first = _find_labels(frame, ids), split.start_times, split.segments[0].times
+    assert split.rows is not None
+    assert split.recordings is not None
+    if starts is None or first is None:
+        begins = pandas.Index(split.rows.numpy(), name="row")
+    else:
+        begins = _write_index(starts, _find_times(frame, first.format.column))
+    names = labels.take(split.recordings.numpy())
+    return pandas.MultiIndex.from_arrays([names, begins], names=[labels.name, begins.name])
 
 
 def parse_index(frame: pandas.DataFrame) -> Times | None:

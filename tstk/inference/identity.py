@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.datasets import WindowDataset
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -34,8 +36,11 @@ def identify_series(series: Identified) -> Arrays:
 
     Returns:
         "row" [N] place of each series in its file, from 0, or the row of a table at which it begins; "id" [N] its name
-        in the file, or the time at which it begins, and "group" [N], if there are any
+        in the file, or the time at which it begins, and "group" [N], if there are any; of windows of several series
+        "id" is the name of the series, "row" that of the series, and "time" [N] the time at which the window begins
     """
     identity: Arrays = {"row": np.arange(len(series)) if series.rows is None else np.asarray(series.rows)}
     names = {"id": series.ids, "group": series.groups}
+    if isinstance(series, WindowDataset) and series.recordings is not None:
+        names["time"] = series.start_times
     return identity | {name: np.array(values) for name, values in names.items() if values is not None}

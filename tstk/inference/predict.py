@@ -25,8 +25,8 @@ from tstk.core.prediction import Prediction, map_batches, predict_batches
 from tstk.core.repr import ShortRepr
 from tstk.core.task import Baselines
 from tstk.core.types import Split
-from tstk.data.catalog import DEFAULT_VAL_FRACTION, locate, read_file
-from tstk.data.columns import ColumnRoles, Reader
+from tstk.data.catalog import DEFAULT_VAL_FRACTION
+from tstk.data.columns import Reader
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
@@ -50,6 +50,7 @@ from tstk.evaluation.probabilities import (
 from tstk.evaluation.segments import join_windows
 from tstk.evaluation.tasks.multilabel import name_true_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
+from tstk.inference.frames import forecast_last_windows
 from tstk.inference.identity import Arrays, identify_series
 from tstk.inference.recordings import get_data_options, warn_of_other_scale
 from tstk.nn.devices import default_device
@@ -59,19 +60,21 @@ from tstk.training.small_data import read_data
 
 @dataclass(repr=False)
 class Forecast(ShortRepr):
-    """Forecast after the last row of a table.
+    """Forecast after the last row of a table, or of a series of a set.
 
     Args:
         values: [C, H] in the units of the data; the mean over sample paths if there are any
         channels: C names
         dates: H times, as the table writes them, if its times are evenly spaced
         forecast_samples: [S, C, H] sample paths, if the run is probabilistic
+        id: name of the series; None for a table
     """
 
     values: NDArray[np.floating[Any]]
     channels: tuple[str, ...]
     dates: list[str] | None = None
     forecast_samples: NDArray[np.floating[Any]] | None = None
+    id: str | None = None
 
 
 def score(
@@ -294,22 +297,26 @@ def forecast(
     reader: Reader | None = None,
     horizon: int | None = None,
     samples: int | None = None,
-) -> Forecast:
-    """Forecast the rows that follow the last row of a table.
+) -> list[Forecast]:
+    """Forecast the rows that follow the last row of a table, or of each series of a set.
 
     Args:
         run: run directory
-        data: name or path of a table; the table the run was trained on if None
+        data: name or path of a table or of series; those that the run was trained on if None
         data_root: folder to look up data sets by name in
         reader: name of the reader of these data, or a table of its name and options; if None that of the run, or of the
             suffix
         horizon: number of rows to forecast; the horizon of the run if None
         samples: number of sample paths; the default of the loss if None
 
+    Returns:
+        one forecast of a table; of series one for each, in their order, but for those shorter than the context, which
+        a warning names
+
     Raises:
         CheckpointError: the run cannot be loaded
         OptionError: the run does not forecast, not this far, or is not probabilistic
-        DataError: the table does not fit the run
+        DataError: the data do not fit the run
     """
     pipeline, run_config = load_run(run)
     if pipeline.spec.horizon is None:
@@ -326,12 +333,16 @@ def forecast(
     )
     if data is not None:
         warn_of_other_scale(pipeline, run_config, _get_samples(split), name)
-    last = split.batch(torch.tensor([len(split) - 1]))
-    prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples, source=name)
+    assert isinstance(split, WindowDataset)
+    prediction = forecast_last_windows(pipeline, split, name, horizon, samples)
     values, sample_paths = prediction.forecast, prediction.forecast_samples
     assert values is not None
-    dates = _infer_future_dates(name, folder, roles, values.shape[-1])
-    return Forecast(values[0], prediction.channels, dates, None if sample_paths is None else sample_paths[:, 0])
+    forecasts = []
+    for k, row in enumerate(split.last_windows.tolist()):
+        segment, paths = split.get_segment(row), None if sample_paths is None else sample_paths[:, k]
+        dates = None if segment.times is None else continue_rows(segment.times, values.shape[-1])
+        forecasts.append(Forecast(values[k], prediction.channels, dates, paths, segment.name))
+    return forecasts
 
 
 def embed(
@@ -470,12 +481,3 @@ def _describe_one_class(pipeline: Pipeline) -> list[str]:
     if pipeline.task is None or "class" not in pipeline.task.target_type or len(pipeline.classes) != 1:
         return []
     return [f"the run was trained on class {pipeline.classes[0]} alone, so its accuracy says nothing"]
-
-
-def _infer_future_dates(data: str, data_root: str | None, roles: ColumnRoles, horizon: int) -> list[str] | None:
-    """Return the times that follow the last row of a table, as it writes them; None unless they are evenly spaced."""
-    if not isinstance(data, str) or not (path := Path(data).expanduser()).is_file():
-        files = locate(data, data_root).files
-        path = files.get("test", next(iter(files.values())))
-    times = getattr(read_file(path, roles), "times", None)
-    return None if times is None else continue_rows(times, horizon)

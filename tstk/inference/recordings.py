@@ -245,6 +245,11 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
     if split == "all":
         return container, 0
     if not isinstance(container, Table):
+        if config.is_forecasting and "test" not in splits:
+            raise DataError(
+                f"{name}: each series of this run is divided in time, so none is of its {split} split; give other data "
+                "with --data"
+            )
         if split == "test":
             raise DataError(f"{name}: the data of the run have no test split; give other data with --data")
         return splits.get("train", container), 0

@@ -130,8 +130,9 @@ class PlotData:
         """Return the name of a series: its number, as `find_sample` takes it, its id, and its class if known."""
         split, pipeline = self.split, self.pipeline
         name = f"window {row:,} of {len(split):,}" if isinstance(split, WindowDataset) else f"series {row:,}"
-        if isinstance(split, SeriesDataset) and split.ids is not None and split.ids[row] != str(row):
-            name += f" ({split.ids[row]})"
+        names = None if isinstance(split, WindowDataset) and split.recordings is None else split.ids
+        if names is not None and names[row] != str(row):
+            name += f" ({names[row]})"
         is_class = pipeline.classes and split.y is not None and split.y.ndim == 1 and not split.y.is_floating_point()
         if is_class and split.y is not None and split.y[row] >= 0:
             name += f", class {pipeline.classes[int(split.y[row])]}"

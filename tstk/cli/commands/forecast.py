@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 import rich_click
 
-from tstk.cli.files import add_force_option, validate_output_path, write_csv
-from tstk.cli.output import echo, format_examples, print_baseline_notes, print_note
+from tstk.cli.files import add_force_option, validate_output_path, write_forecasts
+from tstk.cli.output import format_examples, print_baseline_notes, print_note
 from tstk.cli.run_options import RunCommand, add_reader_option
 from tstk.config.records import RunResult
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.data.columns import Reader
 from tstk.errors import OptionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tstk.inference.predict import Forecast
 
 
 @click.command(
@@ -22,7 +29,7 @@ from tstk.errors import OptionError
     ),
 )
 @click.argument("run", metavar="RUN")
-@rich_click.option("--data", metavar="NAME|PATH", help="table to forecast; the run's own if not given")
+@rich_click.option("--data", metavar="NAME|PATH", help="table or series to forecast; the run's own if not given")
 @add_reader_option
 @rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
 @rich_click.option(
@@ -50,10 +57,10 @@ def command(
     out: str,
     force: bool,
 ) -> None:
-    """Forecast the rows after the last row of a table.
+    """Forecast the rows after the last row of a table, or of each series of a set.
 
-    The file has one row per step and channel: step, date (as the table writes its times) if they are evenly spaced,
-    channel, mean and, if sample paths are drawn, a column for each quantile.
+    The file has one row per step and channel: id of several series, step, date (as the table writes its times) if they
+    are evenly spaced, channel, mean and, if sample paths are drawn, a column for each quantile.
     """
     path = validate_output_path(out, (".csv",), force)
     levels = _parse_quantiles(quantiles)
@@ -62,24 +69,18 @@ def command(
 
     from tstk.inference.predict import forecast
 
-    prediction = forecast(run, data, data_root=data_root, reader=reader, horizon=horizon, samples=samples)
-    head, columns = ["step", "channel", "mean"], [prediction.values]
-    if prediction.forecast_samples is None:
+    forecasts = forecast(run, data, data_root=data_root, reader=reader, horizon=horizon, samples=samples)
+    if forecasts[0].forecast_samples is None:
         print_note(f"{run} makes point forecasts, so there are no quantiles")
-    else:
-        head += [f"q{level:g}" for level in levels]
-        columns += list(np.quantile(prediction.forecast_samples, levels, axis=0))
-    rows: list[list[object]] = [
-        [step + 1, name, *(str(values[c, step]) for values in columns)]
-        for step in range(prediction.values.shape[1])
-        for c, name in enumerate(prediction.channels)
-    ]
-    if prediction.dates is not None:
-        head.insert(1, "date")
-        for row in rows:
-            row.insert(1, prediction.dates[int(str(row[0])) - 1])
-    write_csv(path, head, rows, replace=force)
-    echo(f"{path}: {prediction.values.shape[1]} steps of {len(prediction.channels)} channels")
+
+    def list_columns(forecast: Forecast) -> dict[str, NDArray[Any]]:
+        columns: dict[str, NDArray[Any]] = {"mean": forecast.values}
+        if forecast.forecast_samples is not None:
+            quantiles = np.quantile(forecast.forecast_samples, levels, axis=0)
+            columns |= {f"q{level:g}": values for level, values in zip(levels, quantiles, strict=True)}
+        return columns
+
+    write_forecasts(path, forecasts, list_columns, replace=force)
     if (resolve_run_dir(run) / RESULT_FILE).is_file():
         result = RunResult.read(run)
         print_baseline_notes(result.test, result.baselines, {}, {}, "On its test split: ")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import rich_click
 
-from tstk.cli.files import add_force_option, validate_output_path, write_csv, write_npz
+from tstk.cli.files import add_force_option, validate_output_path, write_csv, write_forecasts, write_npz
 from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand, add_run_options
 from tstk.data.columns import Reader
@@ -17,7 +16,6 @@ from tstk.errors import OptionError
 
 if TYPE_CHECKING:
     from tstk.inference.identity import Arrays
-    from tstk.inference.predict import Forecast
 
 
 @click.command(
@@ -55,9 +53,10 @@ def command(
     [series, classes, samples], with row, id, group, recording, start and classes.
 
     Forecasting, .npz: every window of the test split, or of the table given with --data, as arrays forecast and truth
-    [windows, channels, horizon], with the row of the table at which each begins, and its time as id. Forecasting, .csv:
-    the rows after the last row of that table (or of the run's own), with the columns step, date (as the table writes
-    its times) if they are evenly spaced, channel and forecast.
+    [windows, channels, horizon], with the row of the table at which each begins, and its time as id; of several series
+    id is the series, row that of the series, and time the time. Forecasting, .csv: the rows after the last row of that
+    table (or of the run's own), or of each series, with the columns id of several series, step, date (as the table
+    writes its times) if they are evenly spaced, channel and forecast.
     """
     from tstk.config.records import RunConfig
     from tstk.inference.predict import forecast, predict
@@ -66,8 +65,9 @@ def command(
     path = validate_output_path(out, (".csv", ".npz"), force)
     if path.suffix.lower() == ".csv" and RunConfig.read(run).horizon is not None:
         if label_column is not None:
-            raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts a table; remove it")
-        _write_forecast(path, forecast(run, data, data_root=data_root, reader=reader), force)
+            raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts; remove it")
+        forecasts = forecast(run, data, data_root=data_root, reader=reader)
+        write_forecasts(path, forecasts, lambda forecast: {"forecast": forecast.values}, replace=force)
         return
     arrays = predict(run, data, data_root=data_root, reader=reader, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":
@@ -103,15 +103,3 @@ def _tabulate(predictions: Arrays) -> tuple[list[str], list[list[Any]]]:
         head.append("truth")
         rows = [[*row, name] for row, name in zip(rows, truth, strict=True)]
     return head, rows
-
-
-def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:
-    dated = forecast.dates is not None
-    rows = [
-        [step + 1, *([forecast.dates[step]] if forecast.dates is not None else []), name, str(value[step])]
-        for step in range(forecast.values.shape[1])
-        for name, value in zip(forecast.channels, forecast.values, strict=True)
-    ]
-    write_csv(path, ["step", *(["date"] if dated else []), "channel", "forecast"], rows, replace=force)
-    steps = f"{forecast.values.shape[1]} steps of {len(forecast.channels)} channels"
-    echo(f"{path}: {steps} after the last row; --out FILE.npz has the forecast of every window")

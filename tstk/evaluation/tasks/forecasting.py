@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tstk.core.interfaces import HORIZON_REMEDY
 from tstk.core.linear_map import get_last_value
 from tstk.core.standardization import StandardizedModel
 from tstk.core.task import Baselines, Prediction, Task
@@ -27,7 +28,7 @@ class Forecasting(Task):
     main_metric = "mse"
     higher_is_better = False
     requirement = "a horizon to forecast"
-    remedy = "name a table with dates with --data, or classify with --head linear"
+    remedy = HORIZON_REMEDY
 
     def decode(self, pipeline: StandardizedModel, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
         """Return forecasts [N, C, H] in the units of the data."""
