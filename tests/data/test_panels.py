@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import load_data
+from tstk.data import lazy_array, load_data
 from tstk.data.config import DataConfig
-from tstk.data.load import load_split
+from tstk.data.load import load_split, read_run_splits
 from tstk.errors import DataError, DataNoteWarning, OptionError
 from tstk.evaluation.linear_forecast import fit_linear_map
+from tstk.inference.recordings import _select_train_rows
 
 SIZES = {"b": 60, "a": 90, "c": 40}
 CONFIG = DataConfig(context=6, horizon=2)
@@ -123,6 +124,8 @@ def test_the_series_of_a_test_file_are_its_own(panel, tmp_path):
         ({"val_fraction": 0.0}, "--val-fraction 0 is for sets of series without a horizon"),
         ({"split_seed": 3}, "--split-seed 3 has no meaning where each series is forecast"),
         ({"resize": 9}, "--resize 9 has no meaning where each series is forecast and divided in time"),
+        ({"val_fraction": 0.3}, r"is series, each divided in time \(70, 10 and 20 % of the rows\)"),
+        ({"task": "classification"}, "--context 6 has no meaning here: panel is a set of series, for --task class"),
     ],
 )
 def test_options_that_cannot_take_effect_on_a_panel_are_refused(panel, options, message):
@@ -136,3 +139,41 @@ def test_the_linear_map_is_fitted_to_windows_within_series(panel):
     batch = data.val.batch(torch.arange(len(data.val)))
     error = float((fit.forecaster(batch) - batch.y).square().mean())
     assert fit.val_mse == pytest.approx(error, rel=1e-4)
+
+
+def test_missing_labels_of_series_to_forecast_are_not_said_to_be_left_out_of_metrics(tmp_path, recwarn):
+    x = np.random.default_rng(0).normal(size=(3, 2, 50))
+    np.savez(tmp_path / "x.npz", X=x, y=["a", "", "b"])
+    schema = load_data(str(tmp_path / "x.npz"), CONFIG).input_schema()
+    load_split(str(tmp_path / "x.npz"), input_schema=schema)
+    assert not [str(w.message) for w in recwarn if "have no label" in str(w.message)]
+
+
+def test_series_that_need_float64_keep_it_even_where_one_alone_would_not(tmp_path):
+    rng = np.random.default_rng(0)
+    x = 1e8 + rng.normal(size=(20, 1, 60))
+    x[0] += 1000 * rng.normal(size=60).round()
+    np.savez(tmp_path / "x.npz", X=x)
+    data = load_data(str(tmp_path / "x.npz"), CONFIG)
+    np.testing.assert_allclose(
+        data.train.list_tables()[0].double() + data.offset[0] - 1e8, x[0, :, :42] - 1e8, atol=1e-3
+    )
+
+
+def test_series_in_a_file_that_do_not_fit_into_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200, 1, 50)).astype(np.float32))
+    monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
+    assert len(load_data(str(tmp_path / "x.npy"), CONFIG).train.segments) == 200
+    monkeypatch.setenv("TSTK_MEMORY", "100K")
+    with pytest.raises(DataError, match="200 series of 1 x 50 samples, which forecasting holds in memory, take 160 kB"):
+        load_data(str(tmp_path / "x.npy"), CONFIG)
+
+
+def test_the_training_rows_that_a_detector_reads_are_those_of_each_series(panel):
+    path, values = panel
+    series = _select_train_rows(read_run_splits(path, CONFIG), CONFIG)
+    assert series.ids == list(values)
+    for x, expected in zip(series.x, values.values(), strict=True):
+        end = int(0.7 * len(expected))
+        np.testing.assert_allclose(x[:, :end], expected[:end].T, rtol=1e-6)
+        assert np.isnan(x[:, end:]).all()

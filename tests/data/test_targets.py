@@ -131,7 +131,7 @@ def test_a_label_that_is_no_number_is_named_with_its_place(tmp_path):
         load_data(path, DataConfig(task="regression"))
 
 
-@pytest.mark.parametrize("task", ["regression", "multilabel", "forecasting"])
+@pytest.mark.parametrize("task", ["regression", "multilabel"])
 def test_a_task_without_its_targets_is_refused_with_the_option_that_names_them(tmp_path, task):
     path = str(tmp_path / "a.npz")
     np.savez(path, X=np.ones((20, 1, 8)) * RNG.normal(size=(20, 1, 1)))

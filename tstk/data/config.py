@@ -166,8 +166,8 @@ class DataConfig:
 
     @property
     def is_forecasting(self) -> bool:
-        """Whether options say that series are forecast; a table is forecast without."""
-        return bool(self.context or self.horizon) or self._get_target_type() == "future"
+        """Whether the task, or without one the other options, say that series are forecast; a table is in any case."""
+        return bool(self.context or self.horizon) if self.task is None else self._get_target_type() == "future"
 
     def _get_target_type(self) -> object:
         """Return the type of targets of the task that is given, or None."""

@@ -273,7 +273,8 @@ class Table(ShortRepr):
             raise DataError(
                 f"{self.source}: {len(self.sample_labels)} labels for {len(self.values)} rows; give one for each"
             )
-        self.values = np.asarray(to_float32(self.values.T[None])[0][0].T)
+        if self.name is None:  # a set has decided it for all of its series
+            self.values = np.asarray(to_float32(self.values.T[None])[0][0].T)
         for name, column in zip(self.channels, self.values.T, strict=True):
             if self.name is None and np.isnan(column).all():
                 raise DataError(f"{self.source}: column {name!r} holds no value; fill or remove it")
@@ -301,6 +302,10 @@ def list_tables(data: SeriesSet | Table) -> list[Table]:
     """Return the series of a set as tables, each with its name: its id, or its place in the file; a table as it is."""
     if isinstance(data, Table):
         return [data]
+    if isinstance(data.x, LazyArray):
+        num_bytes = 16 * int(np.prod(data.x.shape))  # the samples, those of the splits, and a copy of each
+        subject = f"{data.source}: {data.x.shape[0]:,} series of {data.x.shape[1]:,} x {data.x.shape[2]:,} samples,"
+        require_memory(num_bytes, f"{subject} which forecasting holds in memory,", "keep fewer series or shorter ones")
     rows = range(len(data.x)) if data.rows is None else data.rows.tolist()
     names = list(map(str, rows)) if data.ids is None else data.ids
     channels = data.channels or tuple(map(str, range(data.x.shape[1])))

@@ -109,7 +109,8 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
         )
     else:
         stride = ["stride"] * (not config.has_class_per_sample)
-        config.reject(f"here: {name} is a set of series", "context", "horizon", *stride)
+        reason = f"here: {name} is a set of series" + f", for --task {config.task}" * (config.task is not None)
+        config.reject(reason, "context", "horizon", *stride)
         cut_length = None
     data_module = prepare_series(name, series_sets, config)
     data_module.cut_length, data_module.step = cut_length, step

@@ -114,6 +114,8 @@ def describe_repeated_extremes(
         level = 0.0 if offset is None else float(offset[c])
         for i in range(2):
             low, high = others[i, :, c]
+            if low > high:  # the channel has no other value, or none
+                continue
             gap = low - ends[0, c] if i == 0 else ends[1, c] - high
             is_rare = MIN_REPEATS <= counts[i, c] < total[c] / 2 and num_levels[c] >= MIN_LEVELS
             if is_rare and 0 < high - low < gap < np.inf:

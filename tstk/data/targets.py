@@ -217,7 +217,7 @@ def match_targets(series_set: SeriesSet, input_schema: dict[str, Any]) -> Series
     names = tuple(input_schema["classes"] or input_schema["target_names"])
     target_type = None if input_schema["task"] is None else get_task(input_schema["task"]).target_type
     unlabelled = series_set.missing_labels
-    if unlabelled and target_type not in (None, "sample-class"):
+    if unlabelled and target_type not in (None, "sample-class", "future"):
         labels = series_set.y or []
         count = sum(label in unlabelled for label in labels)
         note = f"{count:,} of {len(labels):,} series have no label; metrics leave them out"

@@ -44,8 +44,9 @@ def resolve_split_boundaries(tables: Mapping[str, Table], config: DataConfig) ->
         ends = (ends[1], *ends[1:])  # the rows that are not needed for validation are trained on
         description = f"validation from {tables['val'].source}; {description}"
     if "val" in tables or ("test" not in tables and config.test_fraction is None and config.folds is None):
-        source = tables["train"].source
-        config.reject(f"here: {source} is a table ({description}); --val-fraction none unsets it", "val_fraction")
+        train = tables["train"]
+        kind = "a table" if train.name is None else "series, each divided in time"
+        config.reject(f"here: {train.source} is {kind} ({description}); --val-fraction none unsets it", "val_fraction")
     return ends, description
 
 

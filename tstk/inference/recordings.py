@@ -19,7 +19,7 @@ from tstk.core.windows import count_samples
 from tstk.data.catalog import SYNTHETIC, TEXT_SUFFIXES
 from tstk.data.columns import ColumnRoles, Reader
 from tstk.data.config import DataConfig
-from tstk.data.containers import SeriesSet, Table
+from tstk.data.containers import SeriesSet, Table, list_tables
 from tstk.data.data_module import compute_mean_std
 from tstk.data.identity import locate_run_data
 from tstk.data.lazy_array import LazyArray, iter_chunks
@@ -245,7 +245,9 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
     if split == "all":
         return container, 0
     if not isinstance(container, Table):
-        if config.is_forecasting and "test" not in splits:
+        if config.is_forecasting and split == "train":
+            return _select_train_rows(splits, config), 0
+        if config.is_forecasting:
             raise DataError(
                 f"{name}: each series of this run is divided in time, so none is of its {split} split; give other data "
                 "with --data"
@@ -257,6 +259,18 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
     ends, _ = resolve_split_boundaries(tables, config)
     start, stop = (0, ends[0]) if split == "train" else (ends[1], ends[2])
     return container.select_rows(start, stop), start
+
+
+def _select_train_rows(splits: Mapping[str, SeriesSet | Table], config: DataConfig) -> SeriesSet:
+    """Return the series of a set, each up to the row at which its training ends; those that have none are left out."""
+    series_set = splits["train"]
+    assert isinstance(series_set, SeriesSet)
+    firsts = {split: list_tables(data)[0] for split, data in splits.items()}
+    ends = [resolve_split_boundaries({**firsts, "train": t}, config)[0][0] for t in list_tables(series_set)]
+    is_train = np.arange(series_set.x.shape[2]) < np.array(ends)[:, None]
+    x = np.where(is_train[:, None], np.asarray(series_set.x), np.nan)
+    kept = np.flatnonzero(~np.isnan(x).all((1, 2)))
+    return replace(series_set.select(kept), x=x[kept], times=None)
 
 
 def _select_columns(table: Table, channels: tuple[str, ...]) -> Table:
