@@ -285,7 +285,10 @@ def test_both_formats_hold_the_same_predictions(tstk, run):
 
 
 def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, csv):
-    assert tstk("predict", forecaster, "--out", "next.csv").exit_code == 0
+    said = tstk("predict", forecaster, "--out", "next.csv").stdout
+    assert said.startswith(
+        "next.csv: 5 steps of 2 channels after the last row; --out FILE.npz has the forecast of every w"
+    )
     rows = table("next.csv")
     assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
     assert rows[0]["date"] == "2020-01-01 02:20:00"
