@@ -161,12 +161,13 @@ def test_rows_of_a_frame_with_numbers_as_ids_or_without_ids_get_the_classes_of_t
     frame, pipeline = pandas.read_csv(run.parent / "d.csv"), tstk.load(run)
     with pytest.warns(DataNoteWarning):
         expected = pipeline.predict(frame)
-        pandas.testing.assert_frame_equal(
-            pipeline.predict(frame.assign(id=frame["id"].str[1:].astype(float))), expected
-        )
-        is_own = frame["id"] == "r1"
-        one = frame.loc[is_own, list(pipeline.channel_names)]
-        pandas.testing.assert_frame_equal(pipeline.predict(one), expected[is_own], rtol=1e-4)
+    with pytest.warns(DataNoteWarning):
+        numbered = pipeline.predict(frame.assign(id=frame["id"].str[1:].astype(float)))
+    pandas.testing.assert_frame_equal(numbered, expected)
+    is_own = frame["id"] == "r1"
+    with pytest.warns(DataNoteWarning):
+        alone = pipeline.predict(frame.loc[is_own, list(pipeline.channel_names)])
+    pandas.testing.assert_frame_equal(alone, expected[is_own], rtol=1e-4)
 
 
 def test_a_frame_is_refused_where_series_are_resampled_so_that_samples_are_not_its_rows(tmp_path):

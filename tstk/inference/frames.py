@@ -82,8 +82,8 @@ class RunDataFrames:
             return _to_frame(predict_batches(pipeline, iter_series(x, pipeline, 1), source=SOURCE), None)
         if _has_sample_classes(pipeline) and pipeline.resize:
             raise DataError(
-                f"{SOURCE}: the classes of this run are those of series resampled to {pipeline.resize} samples, not those "
-                "of rows; train without --resize, or write the frame to a file for tstk predict"
+                f"{SOURCE}: the classes of this run are those of series resampled to {pipeline.resize} samples, not "
+                "those of rows; train without --resize, or write the frame to a file for tstk predict"
             )
         data = self._read(pipeline, frame)
         if pipeline.spec.horizon is not None:
@@ -129,11 +129,11 @@ class RunDataFrames:
 
     def _is_one_series(self, pipeline: Pipeline, frame: pandas.DataFrame) -> bool:
         """Return whether a frame is one series to classify or embed: its columns are the channels."""
-        is_table = pipeline.spec.horizon is not None or _has_sample_classes(pipeline)
-        is_table = is_table or self.run_config.input_schema.get("cut_length")
+        if pipeline.spec.horizon or self.run_config.input_schema.get("cut_length") or _has_sample_classes(pipeline):
+            return False  # a table, of which there are windows
         names = pipeline.channel_names
         has_names = names != tuple(map(str, range(len(names))))
-        return not is_table and has_names and frame.index.nlevels == 1 and {*map(str, frame.columns)} == {*names}
+        return has_names and frame.index.nlevels == 1 and {*map(str, frame.columns)} == {*names}
 
     def _read(self, pipeline: Pipeline, frame: pandas.DataFrame) -> SeriesSet | Table:
         """Read a frame by the options of the run and by its index."""
