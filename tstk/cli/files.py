@@ -105,5 +105,5 @@ def write_forecasts(
             rows += [[*place, name, *(str(v[c, step]) for v in columns.values())] for c, name in enumerate(channels)]
     header = [*["id"] * has_ids, "step", *["date"] * has_dates, "channel", *list_columns(forecasts[0])]
     write_csv(path, header, rows, replace=replace)
-    of_series = f" of {len(forecasts):,} series" * has_ids
-    echo(f"{path}: {num_steps} steps of {len(channels)} channels{of_series} after the last row{note}")
+    of_series = f" of each of {len(forecasts):,} series" * has_ids
+    echo(f"{path}: {num_steps} steps of {len(channels)} channels after the last row{of_series}{note}")
