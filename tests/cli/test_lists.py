@@ -124,7 +124,9 @@ def test_data_sets_are_converted_and_never_overwritten(tstk, refused):
 
 
 def test_data_info_refuses_what_train_would_refuse(refused, npz):
-    assert "--horizon 5 has no meaning here" in refused("data", "info", npz, "--horizon", 5)
+    message = "--context 96 and --horizon 5 take 101 rows, and there are 16 in the longest series"
+    assert message in refused("data", "info", npz, "--horizon", 5)
+    assert message in refused("train", "--data", npz, "--horizon", 5, "--head", "forecast", "--out", "run")
 
 
 def test_plugins_are_listed_with_everything_broken(tstk, monkeypatch):

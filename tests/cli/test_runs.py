@@ -285,7 +285,10 @@ def test_both_formats_hold_the_same_predictions(tstk, run):
 
 
 def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, csv):
-    assert tstk("predict", forecaster, "--out", "next.csv").exit_code == 0
+    said = tstk("predict", forecaster, "--out", "next.csv").stdout
+    assert said.startswith(
+        "next.csv: 5 steps of 2 channels after the last row; --out FILE.npz has the forecast of every w"
+    )
     rows = table("next.csv")
     assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
     assert rows[0]["date"] == "2020-01-01 02:20:00"
@@ -445,7 +448,8 @@ def test_forecasts_of_several_series_carry_ids_and_dates(tstk, tmp_path):
     words = ("--id-column", "shop", "--context", 8, "--horizon", 2, "--head", "forecast", "--encoder.depth", 1)
     assert tstk("train", "--data", "panel.csv", *words, "--steps", 1, "--out", "run").exit_code == 0
     for command, value in (("forecast", "mean"), ("predict", "forecast")):
-        assert tstk(command, "run", "--out", f"{command}.csv").exit_code == 0
+        said = tstk(command, "run", "--out", f"{command}.csv").stdout
+        assert said.startswith(f"{command}.csv: 2 steps of 1 channels after the last row of each of 2 series")
         rows = table(tmp_path / f"{command}.csv")
         assert [(row["id"], row["date"]) for row in rows] == [
             (name, str(days[0] + end + step)) for name, end in ends.items() for step in (0, 1)

@@ -267,6 +267,13 @@ def test_a_series_that_is_too_short_for_the_forecaster_is_named():
     assert set(forecast.index.get_level_values(0)) == {"long"}
 
 
+def test_names_of_series_that_read_alike_are_told_apart():
+    panel = pandas.concat({1: make_table(60), "1": make_table(4)}, names=["id", "date"])
+    with pytest.warns(DataNoteWarning, match="1 of 2 series are left out of the forecast"):
+        forecast = SeriesForecaster(context=8, horizon=3, steps=1).fit(panel).predict()
+    assert forecast.index.get_level_values(0).tolist() == [1, 1, 1]
+
+
 def test_the_dates_of_a_forecast_follow_the_frequency_of_all_rows_not_of_the_last_few():
     table = make_table().set_axis(pandas.date_range("2024-01-01", periods=60, freq="B"))
     expected = pandas.date_range(table.index[-1], periods=3, freq="B")[1:]

@@ -154,3 +154,26 @@ def test_samples_of_a_frame_are_classified_in_the_rows_of_the_frame(run):
         own = rows[shuffled["id"] == name]
         assert own["predicted"].tolist() == samples[samples != ""].tolist()
         np.testing.assert_allclose(own.iloc[:, 1:].to_numpy(), probability[: len(own)], atol=1e-5)
+
+
+def test_rows_of_a_frame_with_numbers_as_ids_or_without_ids_get_the_classes_of_the_same_rows(run):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame, pipeline = pandas.read_csv(run.parent / "d.csv"), tstk.load(run)
+    with pytest.warns(DataNoteWarning):
+        expected = pipeline.predict(frame)
+    with pytest.warns(DataNoteWarning):
+        numbered = pipeline.predict(frame.assign(id=frame["id"].str[1:].astype(float)))
+    pandas.testing.assert_frame_equal(numbered, expected)
+    is_own = frame["id"] == "r1"
+    with pytest.warns(DataNoteWarning):
+        alone = pipeline.predict(frame.loc[is_own, list(pipeline.channel_names)])
+    pandas.testing.assert_frame_equal(alone, expected[is_own], rtol=1e-4)
+
+
+def test_a_frame_is_refused_where_series_are_resampled_so_that_samples_are_not_its_rows(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    data = write_long(tmp_path / "d.csv", tuple(LENGTHS.values()))
+    options = {"task": "segmentation", "length": 16, "resize": 16, "test_fraction": 0.4, "steps": 1}
+    tstk.fit(data=str(data), out=tmp_path / "run", **options, **SMALL)
+    with pytest.raises(DataError, match="series resampled to 16 samples, not those of rows"):
+        tstk.load(tmp_path / "run").predict(pandas.read_csv(data))

@@ -81,6 +81,7 @@ def write_forecasts(
     list_columns: Callable[[Forecast], Mapping[str, NDArray[Any]]],
     *,
     replace: bool,
+    note: str = "",
 ) -> None:
     """Write forecasts as a row per series, step and channel, and print what is written.
 
@@ -91,6 +92,7 @@ def write_forecasts(
         forecasts: of a table, or of several series
         list_columns: returns the columns of values [C, H] of a forecast, by name
         replace: replace an existing file
+        note: to print after what is written
     """
     has_ids = any(forecast.id is not None for forecast in forecasts)
     has_dates = any(forecast.dates is not None for forecast in forecasts)
@@ -103,5 +105,5 @@ def write_forecasts(
             rows += [[*place, name, *(str(v[c, step]) for v in columns.values())] for c, name in enumerate(channels)]
     header = [*["id"] * has_ids, "step", *["date"] * has_dates, "channel", *list_columns(forecasts[0])]
     write_csv(path, header, rows, replace=replace)
-    of_series = f" of {len(forecasts):,} series" * has_ids
-    echo(f"{path}: {num_steps} steps of {len(channels)} channels{of_series}")
+    of_series = f" of each of {len(forecasts):,} series" * has_ids
+    echo(f"{path}: {num_steps} steps of {len(channels)} channels after the last row{of_series}{note}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,7 +17,7 @@ from tstk.data.load import read_splits
 from tstk.data.splits import Criterion, describe_held_out, find_default_criterion, hold_out
 from tstk.data.windowing import cut_table, resolve_split_boundaries
 from tstk.errors import DataError, FileError, OptionError
-from tstk.files import atomic_folder, atomic_write, check_new_folder, write_text
+from tstk.files import atomic_folder, atomic_write, check_new_folder, format_csv, write_text
 
 LABEL_NAME = "label"
 """Column of a table that holds the class of each row."""
@@ -166,8 +164,4 @@ def _write_table(path: Path, table: Table) -> None:
     if table.sample_labels is not None:
         names = (*table.classes, "")  # the last is that of -1
         columns[LABEL_NAME] = (names[label] for label in table.sample_labels.tolist())
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(columns)
-    rows.writerows(zip(*columns.values(), strict=True))
-    write_text(path, text.getvalue())
+    write_text(path, format_csv([list(columns), *zip(*columns.values(), strict=True)]))

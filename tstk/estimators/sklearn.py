@@ -443,8 +443,7 @@ class SeriesForecaster(PipelineEstimator):
 
         if frame.index.nlevels == 1:
             return pandas.DataFrame(values[0], continue_index(frame, parse_index(frame), len(values[0])), columns)
-        forecast_names = {windows.get_segment(row).name for row in windows.last_windows.tolist()}
-        panel = {name: rows for name, rows in split_panel(frame).items() if str(name) in forecast_names}
+        panel = {name: rows for name, rows in split_panel(frame).items() if len(rows) >= windows.context}
         parts = {
             name: pandas.DataFrame(series, continue_index(rows, parse_index(rows), len(series)), columns)
             for (name, rows), series in zip(panel.items(), values, strict=True)

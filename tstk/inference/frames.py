@@ -18,7 +18,7 @@ from tstk.core.pipeline import Pipeline, Pooling
 from tstk.core.prediction import Prediction, iter_series, map_batches, predict_batches
 from tstk.core.types import Split
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import SeriesSet, Table, to_text
+from tstk.data.containers import SeriesSet, Table, normalize_labels
 from tstk.data.data_module import compute_mean_std
 from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
 from tstk.data.frames import SOURCE, is_temporal, name_levels, read_frame, to_arrow
@@ -79,10 +79,12 @@ class RunDataFrames:
         """
         if self._is_one_series(pipeline, frame):
             x = frames_to_array([frame], pipeline.channel_names)
-            prediction = predict_batches(pipeline, iter_series(x, pipeline, 1), source=SOURCE)
-            if prediction.labels is None or prediction.labels.ndim == 1:
-                return _to_frame(prediction, None)
-            return _to_sample_frame(prediction, np.zeros(len(frame), np.int64), np.arange(len(frame)), frame.index)
+            return _to_frame(predict_batches(pipeline, iter_series(x, pipeline, 1), source=SOURCE), None)
+        if _has_sample_classes(pipeline) and pipeline.resize:
+            raise DataError(
+                f"{SOURCE}: the classes of this run are those of series resampled to {pipeline.resize} samples, not "
+                "those of rows; train without --resize, or write the frame to a file for tstk predict"
+            )
         data = self._read(pipeline, frame)
         if pipeline.spec.horizon is not None:
             return self._forecast(pipeline, frame, data, horizon)
@@ -90,7 +92,7 @@ class RunDataFrames:
         prediction = predict_batches(
             pipeline, iter_batches(split, batch_size, "cpu"), source=SOURCE, name_series=partial(name_series, split)
         )
-        if prediction.labels is not None and prediction.labels.ndim == 2:
+        if _has_sample_classes(pipeline):
             assert isinstance(split, SeriesDataset)
             return _to_sample_frame(prediction, *_locate_samples(frame, split, pipeline.spec.length), frame.index)
         return _to_frame(prediction, self._get_index(frame, split))
@@ -127,10 +129,11 @@ class RunDataFrames:
 
     def _is_one_series(self, pipeline: Pipeline, frame: pandas.DataFrame) -> bool:
         """Return whether a frame is one series to classify or embed: its columns are the channels."""
-        is_table = pipeline.spec.horizon is not None or self.run_config.input_schema.get("cut_length")
+        if pipeline.spec.horizon or self.run_config.input_schema.get("cut_length") or _has_sample_classes(pipeline):
+            return False  # a table, of which there are windows
         names = pipeline.channel_names
         has_names = names != tuple(map(str, range(len(names))))
-        return not is_table and has_names and frame.index.nlevels == 1 and {*map(str, frame.columns)} == {*names}
+        return has_names and frame.index.nlevels == 1 and {*map(str, frame.columns)} == {*names}
 
     def _read(self, pipeline: Pipeline, frame: pandas.DataFrame) -> SeriesSet | Table:
         """Read a frame by the options of the run and by its index."""
@@ -231,6 +234,11 @@ def _to_frame(prediction: Prediction, index: Any) -> pandas.DataFrame:
     return pandas.DataFrame(columns, index)
 
 
+def _has_sample_classes(pipeline: Pipeline) -> bool:
+    """Return whether a pipeline predicts a class per sample."""
+    return pipeline.task is not None and pipeline.task.target_type == "sample-class" and pipeline.head is not None
+
+
 def _locate_samples(frame: pandas.DataFrame, split: SeriesDataset, length: int) -> tuple[Any, Any]:
     """Return the series, or window of a recording, of each row of a frame, and the sample of it that the row is.
 
@@ -246,10 +254,12 @@ def _locate_samples(frame: pandas.DataFrame, split: SeriesDataset, length: int) 
     ids = None if split.ids is None else list(dict.fromkeys(split.ids))
     codes = np.zeros(len(frame), np.int64)
     if ids is not None and len(ids) > 1:
-        for values in (*_get_levels(frame), *(pandas.Index(frame[name]) for name in frame.columns)):
-            codes, labels = pandas.factorize(values)
-            if [to_text(label) for label in labels] == ids:
-                break
+        values = _find_ids(frame, ids)
+        if values is None:
+            raise DataError(
+                f"{SOURCE}: no column holds the ids {ids[0]!r}, {ids[1]!r} as text; convert it with astype(str)"
+            )
+        codes = pandas.factorize(values)[0]
     samples = pandas.Series(codes).groupby(codes).cumcount().to_numpy()
     if split.recordings is None or split.rows is None:
         return codes, samples
@@ -283,11 +293,19 @@ def _find_labels(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index:
     """Return ids as the index or a column of a frame has them, with its name and type."""
     import pandas
 
-    for values in (*_get_levels(frame), *(pandas.Index(frame[name]) for name in frame.columns)):
+    values = _find_ids(frame, ids)
+    return pandas.Index(ids, name="id") if values is None else values.unique()
+
+
+def _find_ids(frame: pandas.DataFrame, ids: list[str]) -> pandas.Index | None:
+    """Return the level of the index, or the column, whose labels are ids, in the order in which they first occur."""
+    import pandas
+
+    for values in (*_get_levels(frame), *(pandas.Index(frame.iloc[:, i]) for i in range(len(frame.columns)))):
         labels = values.unique()
-        if len(labels) == len(ids) and [to_text(label) for label in labels] == ids:
-            return labels
-    return pandas.Index(ids, name="id")
+        if len(labels) == len(ids) and normalize_labels(labels) == ids:
+            return values
+    return None
 
 
 def _name_windows(frame: pandas.DataFrame, split: WindowDataset) -> pandas.Index:

@@ -67,7 +67,8 @@ def command(
         if label_column is not None:
             raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts; remove it")
         forecasts = forecast(run, data, data_root=data_root, reader=reader)
-        write_forecasts(path, forecasts, lambda forecast: {"forecast": forecast.values}, replace=force)
+        note = "; --out FILE.npz has the forecast of every window"
+        write_forecasts(path, forecasts, lambda forecast: {"forecast": forecast.values}, replace=force, note=note)
         return
     arrays = predict(run, data, data_root=data_root, reader=reader, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":
