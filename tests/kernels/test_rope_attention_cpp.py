@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from tstk.errors import IncompatibleError
-from tstk.kernels import rope_attention as call
-from tstk.kernels import use_backend
+from tstk.kernels import rope_attention, use_backend
 from tstk.kernels.rope_attention import rope_attention_op
 from tstk.kernels.rope_attention.cpp import LIBRARY, _rotate
 
@@ -68,7 +67,7 @@ def test_gradients_may_be_differentiated(rope):
     for backend in ("cpp", "torch"):
         q, k, v = (t.clone().requires_grad_() for t in case.qkv)
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            out = call(q, k, v, case.angles, backend=backend)
+            out = rope_attention(q, k, v, case.angles, backend=backend)
             (grad,) = torch.autograd.grad((out * case.grad).sum(), q, create_graph=True)
         results.append(torch.autograd.grad(grad.square().sum(), (q, k, v)))
     for actual, expected in zip(*results, strict=True):
@@ -99,5 +98,5 @@ def test_other_dtypes_and_learned_angles_are_left_to_torch(rope, dtype):
 def test_transforms_of_torch_are_left_to_torch(rope):
     case = rope(4, 4, 256, 64)
     q, k, v = case.qkv
-    mapped = torch.func.vmap(lambda q: call(q, k, v, case.angles))(torch.stack([q, 2 * q]))
-    torch.testing.assert_close(mapped[0], call(q, k, v, case.angles))
+    mapped = torch.func.vmap(lambda q: rope_attention(q, k, v, case.angles))(torch.stack([q, 2 * q]))
+    torch.testing.assert_close(mapped[0], rope_attention(q, k, v, case.angles))
