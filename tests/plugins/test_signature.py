@@ -383,3 +383,14 @@ def test_an_option_is_the_same_in_source_and_in_a_class_or_refused_in_both(
         else:
             option = read_signature(target).options["width"]
             assert (option.type, option.optional, option.bounds) == want
+
+
+def test_a_parameter_after_the_spec_that_is_not_keyword_only_is_named(tmp_path, monkeypatch):
+    """It would be no option, and the command would know no --encoder.width."""
+    (tmp_path / "positional_part.py").write_text(
+        "class Part:\n    def __init__(self, spec, width: int = 1):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in ("positional_part:Part", importlib.import_module("positional_part").Part):
+        with pytest.raises(TstkError, match=r"Part: parameter 'width' is no option.*put '\*' before it"):
+            read_signature(target)

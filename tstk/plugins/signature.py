@@ -12,7 +12,7 @@ import ast
 import inspect
 import operator
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, fields, is_dataclass
 from functools import cache
 from math import isfinite
@@ -209,9 +209,18 @@ def _list_parameters(
         methods = node.body if isinstance(node, ast.ClassDef) else [node]
         for item in methods:
             if isinstance(item, ast.FunctionDef) and item.name in ("__init__", node.name):
+                _check_positional(node.name, [arg.arg for arg in item.args.args[1:]])
                 for arg, default in zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True):
                     yield arg.arg, arg.annotation, default, module
                 return
+
+
+def _check_positional(class_name: str, names: Sequence[str]) -> None:
+    """Check that a constructor that takes a Spec, as those of the slots do, takes nothing else by position."""
+    if names[:1] == ["spec"] and len(names) > 1:
+        raise TstkError(
+            f"{class_name}: parameter {names[1]!r} is no option, as it is not keyword-only; put '*' before it"
+        )
 
 
 def _parse_assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
@@ -370,9 +379,11 @@ def _inspect_signature(cls: type) -> Signature:
     for c in reversed(lineage):
         class_attrs |= {k: v for k, v in vars(c).items() if not k.startswith("__") and is_literal(v)}
     text, help_lines = _merge_docstrings(c.__doc__ and inspect.cleandoc(c.__doc__) for c in lineage)
+    parameters = inspect.signature(cls).parameters.items()
+    _check_positional(cls.__qualname__, [name for name, p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD])
     options = {
         name: _inspect_option(cls, parameter, help_lines.get(name, ""))
-        for name, parameter in inspect.signature(cls).parameters.items()
+        for name, parameter in parameters
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     return Signature(text, options, class_attrs)
