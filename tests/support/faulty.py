@@ -142,7 +142,7 @@ class Mute(Patch):
 class Loose(Patch):
     """A patch tokenizer with a second positional argument."""
 
-    caught, says = "documents_its_options", r"expected \(spec, \*, ...\)"
+    caught, says = "documents_its_options", "parameter 'size' is no option"
 
     def __init__(self, spec: Spec, size=4) -> None:
         super().__init__(spec, dim=16, window=size)
