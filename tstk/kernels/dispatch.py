@@ -266,22 +266,6 @@ def is_triton_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def is_traced(*tensors: torch.Tensor) -> bool:
-    """Return whether tensors may have no memory of their own, or operations are recorded.
-
-    So it is under `torch.compile`, in exported graphs and in transforms such as `vmap`. A kernel that takes addresses
-    must not be called then: that of a fake tensor is 0.
-    """
-    import torch
-
-    return torch.compiler.is_compiling() or (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or any(type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ for x in tensors)
-    )
-
-
 def why_triton_unavailable(device: torch.device | None = None) -> str:
     """Return why Triton kernels cannot run, or an empty string.
 

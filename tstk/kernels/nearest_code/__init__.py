@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, bfloat16, float16, float32
 
-from tstk.kernels.dispatch import Backend, Operation, is_traced, is_triton_interpreted, why_triton_unavailable
+from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, why_triton_unavailable
+from tstk.kernels.eager import is_traced
 from tstk.kernels.nearest_code.duplicates import map_to_first_duplicate
 from tstk.kernels.nearest_code.statistics import count_codes, sum_by_code
 

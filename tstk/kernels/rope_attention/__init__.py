@@ -10,7 +10,8 @@ from torch import Tensor, bfloat16, float16, float32
 from torch import bool as boolean
 
 from tstk.kernels.attention import Angles, count_spanned_numbers
-from tstk.kernels.dispatch import Backend, Operation, is_traced, why_triton_unavailable
+from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
+from tstk.kernels.eager import is_traced
 
 if TYPE_CHECKING:
     from tstk.kernels.cpp import Library
