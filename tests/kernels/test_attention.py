@@ -74,6 +74,33 @@ def test_transforms_and_recorders_of_operations_see_operations_of_torch(monkeypa
     assert torch.allclose(stacked, y, atol=1e-6)
 
 
+def test_values_may_be_wider_than_queries(monkeypatch):
+    monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
+    q, k, _ = make_inputs(8)
+    v = make_inputs(12)[2]
+    y = attend(q, k, v)
+    assert is_computed_in_parts(y)
+    expected = attend_by_formula(q, k, v, 8**-0.5)
+    torch.testing.assert_close(y, expected)
+    for actual, grad in zip(compute_gradients(y, (q, k, v)), compute_gradients(expected, (q, k, v)), strict=True):
+        torch.testing.assert_close(actual, grad, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_in_parts_may_be_differentiated_and_taken_several_at_once(monkeypatch):
+    monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
+    inputs = make_inputs(8)
+    inputs[1].requires_grad_(False)
+    wanted = inputs[::2]
+    second, together = [], []
+    for y in (attend(*inputs), attend_by_formula(*inputs, 8**-0.5)):
+        grads = torch.stack([y.detach(), y.detach().square()])
+        together.append(torch.autograd.grad(y, wanted, grads, is_grads_batched=True, retain_graph=True))
+        (grad,) = torch.autograd.grad(y.square().sum(), wanted[:1], create_graph=True)
+        second.append(torch.autograd.grad(grad.square().sum(), wanted))
+    for actual, expected in (*zip(*second, strict=True), *zip(*together, strict=True)):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_gradients_under_autocast_are_those_without(monkeypatch):
     monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
     inputs = make_inputs(8)

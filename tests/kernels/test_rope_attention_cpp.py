@@ -6,7 +6,7 @@ import torch
 from tstk.errors import IncompatibleError
 from tstk.kernels import rope_attention, use_backend
 from tstk.kernels.rope_attention import rope_attention_op
-from tstk.kernels.rope_attention.cpp import LIBRARY, _rotate
+from tstk.kernels.rope_attention.cpp import LIBRARY, _Rotate, _rotate
 
 SHAPES = [(1, 1, 1, 2), (2, 3, 5, 16), (3, 2, 26, 24), (2, 1, 75, 64), (2, 2, 33, 128), (3, 5, 7, 10)]
 
@@ -100,3 +100,30 @@ def test_transforms_of_torch_are_left_to_torch(rope):
     q, k, v = case.qkv
     mapped = torch.func.vmap(lambda q: rope_attention(q, k, v, case.angles))(torch.stack([q, 2 * q]))
     torch.testing.assert_close(mapped[0], rope_attention(q, k, v, case.angles))
+
+
+def test_angles_that_torch_negates_lazily_are_read_negated(rope):
+    case = rope(2, 3, 5, 16)
+    cos, sin = case.angles
+    plain = rope_attention(*case.qkv, (cos, -sin), backend="cpp")
+    assert torch.equal(rope_attention(*case.qkv, (cos, torch._neg_view(sin)), backend="cpp"), plain)
+
+
+def test_forward_derivatives_are_left_to_torch(rope):
+    case = rope(4, 4, 256, 64)
+    q, k, v = case.qkv
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        _, tangent = torch.func.jvp(lambda v: rope_attention(q, k, v, case.angles), (v,), (v,))
+        with torch.autograd.forward_ad.dual_level():
+            dual = rope_attention(q, k, torch.autograd.forward_ad.make_dual(v, v), case.angles)
+            torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, tangent)
+
+
+def test_gradients_of_several_outputs_at_once_are_those_one_by_one(rope):
+    x, (cos, sin) = rope(2, 3, 5, 16).qkv[0].requires_grad_(), rope(2, 3, 5, 16).angles
+    for back in (False, True):
+        out = _Rotate.apply(x, cos, sin, back)
+        grads = torch.stack([x.detach(), x.detach().square()])
+        (together,) = torch.autograd.grad(out, x, grads, is_grads_batched=True, retain_graph=True)
+        for actual, grad in zip(together, grads, strict=True):
+            torch.testing.assert_close(actual, *torch.autograd.grad(out, x, grad, retain_graph=True))

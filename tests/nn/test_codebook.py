@@ -193,6 +193,14 @@ def test_invalid_or_non_finite_vectors_do_not_update_the_codebook():
     assert equal_states(state(first), state(second))
 
 
+def test_a_step_may_be_of_one_vector_without_a_batch():
+    single, batch = (make_codebook(update="ema") for _ in range(2))
+    z = torch.ones(single.codes.shape[1])
+    single.after_step([(z, single(z).ids, None)])
+    batch.after_step([(z[None], batch(z[None]).ids, None)])
+    assert torch.equal(single.codes, batch.codes)
+
+
 def test_a_step_without_vectors_changes_no_code():
     book = make_codebook(update="ema", kmeans_iters=3, dead_code_threshold=0.2)
     before = book.codes.clone()

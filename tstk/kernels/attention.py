@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tstk.kernels.dropout import apply_dropout
-from tstk.kernels.eager import runs_eagerly
+from tstk.kernels.eager import is_traced, runs_eagerly
 
 Angles = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary angles, each [B or 1, 1, N, D / 2] float32."""
@@ -128,22 +127,28 @@ class _NarrowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        ctx.scale, ctx.heads = scale, q.shape[:2]
-        q, k, v = (t.flatten(0, 1) for t in (q * scale, k, v))
         ctx.save_for_backward(q, k, v)
-        y = torch.empty_like(q.mT, memory_format=torch.contiguous_format)
+        ctx.scale, heads = scale, q.shape[:2]
+        q, k, v = (t.flatten(0, 1) for t in (q * scale, k, v))
+        y = q.new_empty(len(q), v.shape[-1], q.shape[1])
         (buffer,) = _allocate_scores(q, k, 1)
         for i in range(0, len(q), len(buffer)):
             part = slice(i, i + len(buffer))
             probs = _compute_probs(q[part], k[part], buffer)
             torch.bmm(v[part].mT, probs.mT, out=y[part])
-        return y.mT.unflatten(0, ctx.heads)
+        return y.mT.unflatten(0, heads)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
-        grad = grad.flatten(0, 1)
+        q, k, v = inputs = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_traced(grad):  # the gradient will be differentiated in turn, or is one of many
+            with torch.enable_grad():
+                y = (q * ctx.scale @ k.mT).softmax(-1) @ v
+            needed = [t for t, is_needed in zip(inputs, ctx.needs_input_grad, strict=False) if is_needed]
+            found = iter(torch.autograd.grad(y, needed, grad, create_graph=torch.is_grad_enabled()))
+            return tuple(next(found) if is_needed else None for is_needed in ctx.needs_input_grad)
+        heads = q.shape[:2]
+        q, k, v, grad = (t.flatten(0, 1) for t in (q * ctx.scale, k, v, grad))
         grads = [torch.empty_like(t.mT, memory_format=torch.contiguous_format) for t in (q, k, v)]
         buffer, buffer2 = _allocate_scores(q, k, 2)
         for i in range(0, len(q), len(buffer)):
@@ -156,7 +161,7 @@ class _NarrowAttention(torch.autograd.Function):
             torch.bmm(k[part].mT, scores.mT, out=dq)
             torch.bmm(q[part].mT, scores, out=dk)
         grads[0].mul_(ctx.scale)
-        return *(t.mT.unflatten(0, ctx.heads) for t in grads), None
+        return *(t.mT.unflatten(0, heads) for t in grads), None
 
 
 def _allocate_scores(q: Tensor, k: Tensor, count: int) -> Tensor:

@@ -241,7 +241,7 @@ class Codebook(nn.Module):
 def _select_vectors(z: Tensor, ids: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the finite, valid vectors [N, dim] and their ids [N]."""
     if (valid is None or valid.all()) and z.sum(dtype=torch.float32).isfinite():  # finite only if all numbers are
-        return z.flatten(0, -2), ids.flatten()
+        return z.reshape(-1, z.shape[-1]), ids.flatten()
     where = z.isfinite().all(-1) & (True if valid is None else valid)
     return z[where], ids[where]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tstk.kernels.attention import Angles, attend
 from tstk.kernels.cpp import Library
+from tstk.kernels.eager import is_traced
 from tstk.kernels.threads import map_row_slices
 
 _ARGUMENTS = (*(c_void_p,) * 3, *(c_int64,) * 2, c_void_p, c_void_p)
@@ -33,7 +34,7 @@ def rope_attention(
     scale: float | None = None,
 ) -> Tensor:
     """See `tstk.kernels.rope_attention`."""
-    cos, sin = (t.detach().contiguous() for t in angles)
+    cos, sin = (t.detach().resolve_neg().contiguous() for t in angles)
     q, k = (_Rotate.apply(x, cos, sin, False) for x in (q, k))
     return attend(q, k, v, None if valid is None else valid[:, None, None], causal=causal, scale=scale)
 
@@ -49,7 +50,15 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Rotate.apply(grad, *ctx.saved_tensors, not ctx.back), None, None, None
+        cos, sin = ctx.saved_tensors
+        if not is_traced(grad):
+            return _Rotate.apply(grad, cos, sin, not ctx.back), None, None, None
+        if ctx.back:
+            a, b = grad.chunk(2, -1)
+            pairs = torch.stack([a * cos - b * sin, b * cos + a * sin], -1)
+            return pairs.reshape(grad.shape), None, None, None
+        a, b = grad[..., ::2], grad[..., 1::2]
+        return torch.cat([a * cos + b * sin, b * cos - a * sin], -1), None, None, None
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
