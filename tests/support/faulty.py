@@ -142,10 +142,10 @@ class Mute(Patch):
 class Loose(Patch):
     """A patch tokenizer with a second positional argument."""
 
-    caught, says = "documents_its_options", "parameter 'size' is no option"
+    caught, says = "documents_its_options", r"expected \(spec, \*, ...\)"
 
-    def __init__(self, spec: Spec, size=4) -> None:
-        super().__init__(spec, dim=16, window=size)
+    def __init__(self, input_spec: Spec, size=4) -> None:
+        super().__init__(input_spec, dim=16, window=size)
 
 
 class _E(Transformer):
