@@ -90,13 +90,13 @@ def test_gradients_in_parts_may_be_differentiated_and_taken_several_at_once(monk
     monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
     inputs = make_inputs(8)
     inputs[1].requires_grad_(False)
-    wanted = inputs[::2]
+    sources = inputs[::2]
     second, together = [], []
     for y in (attend(*inputs), attend_by_formula(*inputs, 8**-0.5)):
         grads = torch.stack([y.detach(), y.detach().square()])
-        together.append(torch.autograd.grad(y, wanted, grads, is_grads_batched=True, retain_graph=True))
-        (grad,) = torch.autograd.grad(y.square().sum(), wanted[:1], create_graph=True)
-        second.append(torch.autograd.grad(grad.square().sum(), wanted))
+        together.append(torch.autograd.grad(y, sources, grads, is_grads_batched=True, retain_graph=True))
+        (grad,) = torch.autograd.grad(y.square().sum(), sources[:1], create_graph=True)
+        second.append(torch.autograd.grad(grad.square().sum(), sources))
     for actual, expected in (*zip(*second, strict=True), *zip(*together, strict=True)):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 

@@ -442,7 +442,7 @@ LEVEL = 3e9
     [
         ({"head": {"use": "forecast"}}, "predictions", "render_forecasts"),
         ({"loss": {"use": "masked"}, "data": {"length": 16}}, "predictions", "render_masked_reconstructions"),
-        ({**AUTOENCODER, "data": {"length": 16}}, "codes", "render_reconstructions"),
+        ({**AUTOENCODER, "data": {"length": 16}}, "predictions", "render_reconstructions"),
     ],
 )
 @pytest.mark.parametrize("instance_norm", [False, True])
