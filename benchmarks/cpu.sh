@@ -25,10 +25,12 @@ all='^(nearest_code|ema_sums|ricker_cwt|quantizer_step|engine),.* 1 thread$'
 all+='|^rope_attention, (CWT-MAE encoder, visible|long, narrow heads),.*float32.* 1 thread$'
 part=$(mktemp -d)
 trap 'rm -rf "$part"' EXIT
-export TORCHINDUCTOR_CACHE_DIR=$part/inductor # first calls compile, and no file is there that a stopped run left half done
 status=0
 for kind in $kinds; do
     if [[ $kind == avx2 ]]; then export ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 FAISS_SIMD_LEVEL=AVX2; fi
+    # First calls compile, and no file is there that a stopped run left half done. A folder for each kind: its key
+    # leaves out ATEN_CPU_CAPABILITY, and kernels for AVX-512 compute wrong results in a process with AVX2.
+    export TORCHINDUCTOR_CACHE_DIR=$part/inductor-$kind
     begin=$SECONDS
     "$python" -m tstk kernels --build >/dev/null
     # a case takes up to half a minute, with the compilation of its peers

@@ -113,9 +113,9 @@ def test_forward_derivatives_are_left_to_torch(rope):
     case = rope(4, 4, 256, 64)
     q, k, v = case.qkv
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        _, tangent = torch.func.jvp(lambda v: rope_attention(q, k, v, case.angles), (v,), (v,))
+        _, tangent = torch.func.jvp(lambda q: rope_attention(q, k, v, case.angles, backend="torch"), (q,), (v,))
         with torch.autograd.forward_ad.dual_level():
-            dual = rope_attention(q, k, torch.autograd.forward_ad.make_dual(v, v), case.angles)
+            dual = rope_attention(torch.autograd.forward_ad.make_dual(q, v), k, v, case.angles)
             torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, tangent)
 
 
