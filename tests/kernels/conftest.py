@@ -1,4 +1,4 @@
-"""Inputs of the operations, and their outputs in float64."""
+"""Inputs of the operations, their outputs in float64, and numbers of threads."""
 
 from types import SimpleNamespace
 
@@ -7,6 +7,15 @@ import torch
 
 from tstk.kernels import rope_attention
 from tstk.nn.positions import rotary_angles
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Rows are divided over threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 class Rope(SimpleNamespace):

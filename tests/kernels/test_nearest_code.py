@@ -58,15 +58,6 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """Rows are divided over threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("n", "k", "d"), SHAPES)
 def test_ids_are_those_of_float64(n, k, d, threads):
     z, codes = vectors(n, k, d, seed=n + k + d)

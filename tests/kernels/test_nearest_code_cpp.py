@@ -28,15 +28,6 @@ def library():
     return module
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """Rows are divided over threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def draw_near_ties(n, k, d, seed=0):
     """Return vectors in the middle between two codes, so that rounding alone decides, and the codes."""
     draw = torch.Generator().manual_seed(seed)

@@ -28,15 +28,6 @@ def assignment_entropy(z, codes, *, log_floor=0.0, **options):
     return mean_entropy, entropy(mean_probs, log_floor)
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """Rows are divided over threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 # ---------------------------------------------------------------- values and both losses of VQ-VAE
 
 

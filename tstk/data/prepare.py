@@ -286,22 +286,8 @@ def prepare_forecasting(name: str, parts: Mapping[str, SeriesSet | Table], confi
     ends = [(0, *end) for end, _ in boundaries]
     train_rows = np.concatenate([table.values[: end[1]] for table, end in zip(train_tables, ends, strict=True)]).T[None]
     offset = compute_offset(train_rows) if config.standardize == "standard" else None
-    splits: dict[str, WindowDataset] = {}
-    notes = [split_description]
-    for number, split in enumerate(SPLITS):
-        if split in tables and split != "train":
-            rows = [(table, 0, len(table.values)) for table in tables[split]]
-            source = firsts[split].source
-        else:
-            rows = [
-                (table, max(end[number] - context, 0), end[number + 1])
-                for table, end in zip(train_tables, ends, strict=True)
-            ]
-            source = f"{firsts['train'].source}, {split}"
-            source += f" rows {ends[0][number]} to {ends[0][number + 1]}" * (first is None)
-        stride = 1 if split == "test" else config.stride or 1
-        splits[split], split_notes = _build_windows(rows, source, offset, context, horizon, stride)
-        notes += split_notes
+    splits, short_notes = _split_windows(tables, ends, offset, context, horizon, config.stride or 1)
+    notes = [split_description, *short_notes]
     if config.val_data == "test":
         splits["val"] = splits["test"]
         split_description = f"{split_description}; validation is the test split itself"
@@ -330,6 +316,44 @@ def prepare_forecasting(name: str, parts: Mapping[str, SeriesSet | Table], confi
         split_description=split_description,
         offset=offset,
     )
+
+
+def _split_windows(
+    tables: Mapping[str, Sequence[Table]],
+    ends: Sequence[tuple[int, ...]],
+    offset: NDArray[np.float64] | None,
+    context: int,
+    horizon: int,
+    stride: int,
+) -> tuple[dict[str, WindowDataset], list[str]]:
+    """Return the windows of each split, and notes on series that are too short to have one.
+
+    Args:
+        tables: "train" and, where they have files of their own, "val" and "test": the series as tables
+        ends: of each table of "train" the rows between which the splits lie, from 0
+        offset: [C] to subtract from the channels
+        context: rows of a window that a model sees
+        horizon: rows of a window to forecast
+        stride: rows from one window of a table to the next in training and validation; testing uses every window
+    """
+    splits: dict[str, WindowDataset] = {}
+    notes: list[str] = []
+    for number, split in enumerate(SPLITS):
+        if split in tables and split != "train":
+            rows = [(table, 0, len(table.values)) for table in tables[split]]
+            source = tables[split][0].source
+        else:
+            rows = [
+                (table, max(end[number] - context, 0), end[number + 1])
+                for table, end in zip(tables["train"], ends, strict=True)
+            ]
+            first = tables["train"][0]
+            source = f"{first.source}, {split}"
+            source += f" rows {ends[0][number]} to {ends[0][number + 1]}" * (first.name is None)
+        split_stride = 1 if split == "test" else stride
+        splits[split], split_notes = _build_windows(rows, source, offset, context, horizon, split_stride)
+        notes += split_notes
+    return splits, notes
 
 
 def _build_windows(
