@@ -4,6 +4,7 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from tstk.training import loop
 from tstk.training.callbacks import Callback
 from tstk.training.config import TrainConfig
 from tstk.training.loader import BatchLoader
+from tstk.training.lr_finder import lr_range_test
 from tstk.training.optim import param_groups
 from tstk.training.runs import prepare_training, train
 
@@ -442,6 +444,20 @@ def test_weights_that_broke_in_the_last_step_are_never_selected(npz, select):
     pipeline, data = prepare(npz, head="linear")
     with pytest.raises(TrainingError, match=r"of the validation split became .* after step 1"):
         fit(pipeline, data, steps=1, lr=1e38, warmup_ratio=0, lr_schedule="constant", select_by=select)
+
+
+@pytest.mark.parametrize("command", ["train", "find-lr"])
+def test_large_values_that_are_not_standardized_are_named_with_the_remedy(tmp_path, command):
+    x = np.random.default_rng(0).normal(size=(20, 2, 8)).astype("float32")
+    x[:, 1] *= 1e25
+    np.savez(tmp_path / "units.npz", x=x)
+    pipeline, data = prepare({"use": str(tmp_path / "units.npz"), "standardize": "none"}, loss="masked")
+    start = fit if command == "train" else lambda p, d, **options: lr_range_test(p, d, TrainConfig(**options))
+    with pytest.raises(
+        TrainingError, match=r"Channel 1 has values up to .*e\+25, .*remove --standardize none"
+    ) as caught:
+        start(pipeline, data, batch_size=8, device="cpu")
+    assert "--lr " not in str(caught.value)
 
 
 def test_a_forecast_that_is_not_a_number_does_not_go_unmarked(csv):

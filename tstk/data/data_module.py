@@ -129,7 +129,7 @@ class DataModule(ShortRepr):
             if isinstance(self.test, SeriesDataset):
                 hashes = _hash_series(self.test)
                 report["duplicates"] = int((known[np.searchsorted(known[:-1], hashes)] == hashes).sum())
-        report["ranges"] = dict(zip(self.channels, _compute_channel_ranges(self.train, self.offset), strict=True))
+        report["ranges"] = dict(zip(self.channels, compute_channel_ranges(self.train, self.offset), strict=True))
         return report | {"notes": list(self.notes)}
 
 
@@ -148,7 +148,7 @@ def _describe_split(split: Split, names: tuple[str, ...]) -> dict[str, Any]:
     return report
 
 
-def _compute_channel_ranges(split: Split, offset: NDArray[np.float64] | None) -> list[dict[str, float | None]]:
+def compute_channel_ranges(split: Split, offset: NDArray[np.float64] | None = None) -> list[dict[str, float | None]]:
     """Return minimum, mean and maximum of the observed samples of each channel; None if nothing is observed.
 
     Of generated series, only the first thousand are used.

@@ -118,7 +118,7 @@ class Trainer:
         self.train_step = TrainStep(self.accelerator, pipeline, config, lr_factor, transform)
         register_fsdp_methods(pipeline, "predict_step", "encode")  # which validation calls
         self.state = TrainState(pipeline, data, config, total_steps, epochs)
-        self.metric_tracker = MetricTracker(self._log, flush_every_step=self.accelerator.device.type == "cpu")
+        self.metric_tracker = MetricTracker(self._log, data, flush_every_step=self.accelerator.device.type == "cpu")
         self.callbacks: dict[str, Callback] = {}
         self.checkpoint = TrainingCheckpoint(self.state, self.train_step, self.metric_tracker, self.callbacks)
         self._add_callbacks(callbacks)
@@ -214,7 +214,8 @@ class Trainer:
             callback.on_validation_start(self.state)
         metrics["val"] = self._evaluate() if len(self.data.val) else {}
         for name, value in metrics["val"].items():
-            check_finite(f"{name!r} of the validation split", value, f"after step {self.state.step}", self.state.epoch)
+            quantity, location = f"{name!r} of the validation split", f"after step {self.state.step}"
+            check_finite(quantity, value, location, self.state.epoch, self.data)
         for name, callback in self.callbacks.items():
             if values := callback.on_validation_end(self.state, metrics):
                 metrics.setdefault("callbacks", {})[name] = values

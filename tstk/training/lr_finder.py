@@ -17,6 +17,7 @@ from tstk.training.config import TrainConfig
 from tstk.training.devices import unwrap_model
 from tstk.training.loop import Trainer
 from tstk.training.memory import check_memory
+from tstk.training.metric_tracker import describe_large_values
 from tstk.training.small_data import resolve_defaults
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def lr_range_test(pipeline: Pipeline, data: DataModule, config: TrainConfig) -> 
     if len(losses) < SKIP_BEGIN + 3:
         raise TrainingError(
             f"--find-lr: the loss diverged after {len(losses)} steps, starting from a learning rate of {MIN_LR:g}; "
-            "check the data for extreme values"
+            + (describe_large_values(data) or "check the data for extreme values")
         )
     lrs = [_compute_lr(step) for step in range(len(losses))]
     steepest = max(range(SKIP_BEGIN, len(losses) - 2), key=lambda i: losses[i] - losses[i + 2])

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, distributed
 
 from tstk.core.types import StepOutput
+from tstk.data.data_module import DataModule, compute_channel_ranges
 from tstk.errors import TrainingError
 from tstk.training.distributed import get_world_size
 
 FLUSH_SECONDS = 0.25
 """Seconds between two reads of losses from a GPU, each of which waits for the GPU."""
+
+LARGE_VALUE = 1e4
+"""Absolute value from which data that are not standardized may be the cause of a loss that is not finite."""
 
 T = TypeVar("T")
 
@@ -25,11 +29,14 @@ class MetricTracker:
 
     Args:
         log: called at each flush with the mean losses since the last one, and the training series per second
+        data: the data to train on, for messages
         flush_every_step: read the losses in every step, as costs nothing on a CPU
     """
 
-    def __init__(self, log: Callable[[dict[str, float], float], None], flush_every_step: bool) -> None:
-        self.log, self.flush_every_step = log, flush_every_step
+    def __init__(
+        self, log: Callable[[dict[str, float], float], None], data: DataModule, flush_every_step: bool
+    ) -> None:
+        self.log, self.data, self.flush_every_step = log, data, flush_every_step
         self.pending: list[tuple[int, int, dict[str, Tensor]]] = []
 
     def reset(self, epoch: int) -> None:
@@ -87,7 +94,7 @@ class MetricTracker:
         for step, num_series, terms in self.pending:
             values = torch.stack([v.float() for v in terms.values()]).tolist()
             for name, value in zip(terms, values, strict=True):
-                check_finite(f"the loss term {name!r}", value, f"at step {step}", self.epoch)
+                check_finite(f"the loss term {name!r}", value, f"at step {step}", self.epoch, self.data)
                 recent_sums[name] = recent_sums.get(name, 0.0) + value * num_series
                 # step by step, so that the sum does not depend on when it was flushed
                 self.sums[name] = self.sums.get(name, 0.0) + value * num_series
@@ -123,7 +130,7 @@ class MetricTracker:
         return dict(zip(self.sums, sums, strict=True)), num_series
 
 
-def check_finite(quantity: str, value: float, location: str, epoch: int) -> None:
+def check_finite(quantity: str, value: float, location: str, epoch: int, data: DataModule) -> None:
     """Raise a `TrainingError` if `value` is not finite.
 
     Args:
@@ -131,10 +138,22 @@ def check_finite(quantity: str, value: float, location: str, epoch: int) -> None
         value: the value
         location: when it was computed, such as "at step 3"
         epoch: number of the epoch; from the second on there are weights of an earlier one
+        data: the data to train on, the scale of which may be the cause
     """
     if not math.isfinite(value):
         kept = " and the best weights so far were kept" if epoch > 1 else ""
         raise TrainingError(
             f"{quantity} became {value} {location} (epoch {epoch}); training stopped{kept}. "
-            "Try a lower --lr, a smaller --grad-clip or --precision fp32"
+            + (describe_large_values(data) or "Try a lower --lr, a smaller --grad-clip or --precision fp32")
         )
+
+
+def describe_large_values(data: DataModule) -> str:
+    """Return which channel has large values that nothing standardizes, and the remedy; "" if there is none."""
+    if data.mean.any() or (data.std != 1).any():
+        return ""
+    ranges = zip(data.channels, compute_channel_ranges(data.train), strict=True)
+    largest, channel = max((max(abs(r["min"] or 0.0), abs(r["max"] or 0.0)), name) for name, r in ranges)
+    if largest < LARGE_VALUE:
+        return ""
+    return f"Channel {channel} has values up to {largest:.3g}, which are not standardized: remove --standardize none"
