@@ -64,6 +64,19 @@ def test_a_class_in_a_file_is_trained_scored_and_tuned(tstk, npz, file, forget):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [["--head", "mine.py:Wide"], ["--encoder", "mine.py:Layer", "--loss", "masked"]])
+def test_the_commands_that_training_names_next_give_the_classes(tstk, npz, file, forget, words):
+    trained = tstk("train", "--data", npz, *words, "--tokenizer.dim", 16, "--steps", 2, "--device", "cpu", "--out", "a")
+    assert trained.exit_code == 0, trained.output
+    commands = [line.split() for line in trained.stdout.splitlines() if line.startswith("  tstk ")]
+    assert [command[1] for command in commands][-2:] == ["report", "embed"]
+    for command in commands:
+        forget()
+        done = tstk(*command[1:], *(["--steps", 2] if command[1] == "train" else []))
+        assert done.exit_code == 0, (command, done.output)
+
+
+@pytest.mark.slow
 def test_a_run_whose_class_has_changed_says_so_and_an_unfinished_one_is_resumed(tstk, npz, file, forget):
     words = ["--data", npz, "--tokenizer.dim", 16, "--steps", 2, "--device", "cpu", "--quiet"]
     assert tstk("train", "--head", "mine.py:Wide", *words, "--out", "a").exit_code == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +93,43 @@ def test_pretraining_on_a_table_leads_to_a_forecast_and_forecasts_nothing_itself
     second = tstk("train", "--init-from", "a", "--head", "forecast", "--epochs", 1, "--out", "b")
     assert second.exit_code == 0, second.output
     assert "last value" in second.stdout
-    assert "  tstk forecast b --data FILE --out forecast.csv\n" in second.stdout
+    assert "  tstk forecast b --out forecast.csv\n" in second.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "num_commands"),
+    [
+        (["panel.csv", "--id-column", "who", "--time-column", "at", "--context", 16, "--horizon", 4], 5),
+        (["panel.csv", "--id-column", "who", "--context", 16, "--horizon", 4, "--loss", "reconstruct"], 3),
+        (["panel.csv", "--id-column", "who", "--drop-columns", "v", "--loss", "masked"], 3),
+        (["long.csv", "--id-column", "who", "--label-column", "state", "--task", "segmentation"], 4),
+        (
+            ["long.csv", "--id-column", "who", "--label-column", "state", "--task", "segmentation", "--loss", "masked"],
+            3,
+        ),
+        (["table;.csv", "--reader", "csv", "--reader.delimiter", ";", "--context", 16, "--horizon", 4], 5),
+        (["toy.npz", "--val-fraction", 0.2, "--head", "linear"], 4),
+    ],
+)
+def test_the_commands_that_training_names_next_run_as_printed(tstk, tmp_path, small, words, num_commands):
+    x = np.random.default_rng(0).normal(size=(10, 2, 60))
+    rows = [f"{who},{t},{x[who, 0, t]},{x[who, 1, t]},{'ab'[t // 30]}" for who in range(10) for t in range(60)]
+    (tmp_path / "long.csv").write_text("\n".join(["who,at,u,v,state", *rows]))
+    (tmp_path / "panel.csv").write_text("\n".join(["who,at,u,v", *(row.rpartition(",")[0] for row in rows)]))
+    (tmp_path / "table;.csv").write_text("\n".join(["at;u;v", *(f"{t};{x[0, 0, t]};{x[0, 1, t]}" for t in range(60))]))
+    np.savez(tmp_path / "toy.npz", x=x, y=np.arange(10) % 2)
+    forecasts = "--horizon" in words
+    words = [*words, *small, *([] if forecasts else ["--test-fraction", 0.2]), "--epochs", 1, "--out", "my run"]
+    trained = tstk("train", "--data", *words)
+    assert trained.exit_code == 0, trained.output
+    commands = [shlex.split(line) for line in trained.stdout.splitlines() if line.startswith("  tstk ")]
+    assert len(commands) == num_commands
+    for command in commands:
+        if "FILE_WITH_LABELS" in command:  # which only the user knows
+            command[command.index("FILE_WITH_LABELS")] = "toy.npz"
+        done = tstk(*command[1:], *(["--epochs", 1] if command[1] == "train" else []))
+        assert done.exit_code == 0, (command, done.output)
 
 
 # ------------------------------------------------------------------ dry run

@@ -219,14 +219,23 @@ def require_components(run: str | Path, records: Any, slots: Collection[str] = S
         try:
             get_registry().find(kind, f"{LOCAL}/{name}")
         except UnknownNameError:
-            origin = record["file"] if record["file"] and "." not in record["module"] else record["module"]
-            place = "MODULE:CLASS" if "<locals>" in cls or origin == "__main__" else f"{origin}:{cls}"
-            flag = f"--{path} {place}, or " if path in SLOTS else ""
+            origin = _get_origin(record)
+            flag = f"--{path} {format_import_path(record)}, or " if path in SLOTS else ""
             raise CheckpointError(
                 f"{run} uses {kind} {name!r}, the class {cls} of {origin}, which belongs to no plugin; give the class: "
                 f"{flag}tstk.load({str(run)!r}, {path.replace('.', '__')}=CLASS), or register it before with "
                 f'@tstk.register("{kind}", "{name}")'
             ) from None
+
+
+def _get_origin(record: Mapping[str, str]) -> str:
+    return record["file"] if record["file"] and "." not in record["module"] else record["module"]
+
+
+def format_import_path(record: Mapping[str, str]) -> str:
+    """Return the import path at which a run found the class of a local component; a placeholder if it has none."""
+    is_importable = "<locals>" not in record["class"] and _get_origin(record) != "__main__"
+    return f"{_get_origin(record)}:{record['class']}" if is_importable else "MODULE:CLASS"
 
 
 def _select_records(run: str | Path, records: Any, slots: Collection[str]) -> Records:

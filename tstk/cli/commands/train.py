@@ -29,7 +29,7 @@ from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import Config
 from tstk.errors import OptionError, TstkError
 from tstk.plugins.hooks import SLOTS
-from tstk.plugins.local import is_local
+from tstk.plugins.local import format_import_path, is_local
 from tstk.training.launcher import is_launched, launch_processes
 
 if TYPE_CHECKING:
@@ -199,24 +199,38 @@ def _print_result(result: RunResult) -> None:
         echo(f"{format_calibration(asdict(result.calibration))}\n")
     if not result.selected.epoch:
         echo("Training did not improve the validation score of the linear map: the run forecasts with the map alone.\n")
-    run = shlex.quote(str(result.run_dir))
-    other_data = "" if result.test else " --data FILE"  # the run has no test split to apply it to
     echo(f"Run directory: {result.run_dir}. Next:")
+    for line in _list_next_commands(result):
+        echo(f"  {line}")
+    print_baseline_notes(result.test, result.baselines, result.baselines_skipped, result.baselines_details)
+
+
+def _list_next_commands(result: RunResult) -> list[str]:
+    """Return the commands that use the run, with the classes of its components that belong to no plugin."""
+    run_config = RunConfig.read(result.run_dir)
+    classes = {
+        slot: f" --{slot} {shlex.quote(format_import_path(record))}"
+        for slot, record in run_config.local.items()
+        if slot in SLOTS
+    }
+    run_dir = shlex.quote(str(result.run_dir))
+    run = run_dir + "".join(classes.values())
+    run_and_data = run if result.test else f"{run} --data OTHER_FILE"  # there is no test split to apply it to
+    commands = [f"tstk report {run}", f"tstk embed {run_and_data} --out embeddings.npz"]
     if result.task == "pretraining":
         from tstk.core.task import get_task
 
-        task = RunConfig.read(result.run_dir).input_schema["task"]
-        head = "linear" if task is None else get_task(task).default_head
-        echo(f"  tstk train --init-from {run} --head {head}")
-    else:
-        has_horizon = RunConfig.read(result.run_dir).horizon is not None
-        echo(f"  tstk eval {run}{other_data}")
-        if has_horizon:
-            echo(f"  tstk forecast {run} --data FILE --out forecast.csv")
-        echo(f"  tstk predict {run}{other_data} --out predictions.{'npz' if has_horizon else 'csv'}")
-    echo(f"  tstk report {run}")
-    echo(f"  tstk embed {run}{other_data} --out embeddings.npz")
-    print_baseline_notes(result.test, result.baselines, result.baselines_skipped, result.baselines_details)
+        task = run_config.input_schema["task"]
+        kept = "".join(classes.get(slot, "") for slot in ("tokenizer", "encoder"))
+        target = "--data FILE_WITH_LABELS --head linear" if task is None else f"--head {get_task(task).default_head}"
+        return [f"tstk train --init-from {run_dir}{kept} {target}", *commands]
+    forecasts = run_config.horizon is not None
+    return [
+        f"tstk eval {run_and_data}",
+        *([f"tstk forecast {run} --out forecast.csv"] if forecasts else ()),
+        f"tstk predict {run_and_data} --out predictions.{'npz' if forecasts else 'csv'}",
+        *commands,
+    ]
 
 
 def _dry_run(config: Config, json_: bool) -> None:
