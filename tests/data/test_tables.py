@@ -4,6 +4,7 @@ import math
 from shlex import quote
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tstk.data import DataConfig, load_data, load_split
@@ -286,8 +287,10 @@ def test_other_times_in_a_table_are_no_channels(read):
 def test_rows_of_several_series_over_time_are_questioned_with_the_column_that_names_them(read, stores):
     dates = [f"2020-01-{1 + i // 3:02d}" for i in range(30)]
     columns = {"date": dates, "store": stores * 10, "sales": SINE}
-    with pytest.raises(DataError, match="repeat, but not within one 'store'; --id-column store"):
+    with pytest.raises(DataError, match="repeat, but not within one 'store'; --id-column store") as caught:
         read(columns)
+    pivot = "frame.pivot(index=['date'], columns='store', values='sales').reset_index()"
+    assert (pivot in str(caught.value)) == (stores[0] == "n")
     data = read(columns, id="store")
     assert (data.ids, data.x.shape) == (list(map(str, stores)), (3, 1, 10))
 
@@ -322,6 +325,44 @@ def test_columns_that_are_constant_within_each_id_are_left_out_unless_they_have_
     assert (chosen.channels, chosen.ids, chosen.x.shape) == (("u", "age"), ["a", "b", "c"], (3, 2, 10))
     assert "left out: 'v' (not in --channel-columns)" in chosen.note
     assert read(long(age=ages), targets=("age",)).targets.tolist() == [[31], [45], [62]]
+
+
+PIVOT = r"frame\.pivot\(index=\['{}', 'time'\], columns='variable', values='value'\)\.reset_index\(\)"
+
+
+@pytest.mark.parametrize("key", ["id", "patient"])
+@pytest.mark.parametrize(
+    "roles",
+    [{}, {"label": "variable"}, {"drop": ("variable",)}, {"channels": ("value",)}, {"label_per_sample": True}],
+)
+@pytest.mark.parametrize("by_time", [True, False])
+def test_rows_that_hold_one_channel_each_are_refused_with_how_to_pivot_them(read, key, roles, by_time):
+    rows = [(i, t, name) for i in "ab" for name in ("hr", "bp") for t in range(5)]
+    rows = sorted(rows, key=lambda row: row[:2]) if by_time else rows
+    ids, times, names = zip(*rows, strict=True)
+    columns = {key: ids, "time": times, "variable": names, "value": SINE[:20]}
+    if "label_per_sample" in roles:
+        roles = {**roles, "label": "variable"}
+    with pytest.raises(DataError, match=PIVOT.format(key)):
+        read(columns, **roles)
+
+
+def test_what_the_line_of_pandas_makes_of_such_rows_is_read():
+    rows = [(i, t, name) for i in "ab" for name in ("hr", "bp") for t in range(5)]
+    frame = pd.DataFrame(rows, columns=["id", "time", "variable"]).assign(
+        value=SINE[:20], label=["p"] * 10 + ["q"] * 10
+    )
+    with pytest.raises(DataError) as caught:
+        load_data(frame)
+    data = load_data(eval(str(caught.value).partition("pandas: ")[2], {"frame": frame}), DataConfig(val_fraction=0))
+    assert (data.channels, data.classes) == (("bp", "hr"), ("p", "q"))
+    np.testing.assert_allclose(data.train.x[0, 1], SINE[:5], rtol=1e-6)
+
+
+def test_repeated_times_with_nothing_beside_them_are_no_channels(read):
+    columns = {"id": ["a"] * 4, "time": [0, 1, 1, 2], "note": ["x", "y", "y", "z"], "value": SINE[:4]}
+    with pytest.raises(DataError, match=r"^(?!.*pivot)"):
+        read(columns)
 
 
 def test_ids_of_series_are_kept(read):

@@ -32,6 +32,16 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
         DataError: a column has no role, or its cells do not fit its role; the message names column, place and remedy
     """
     assignment = assign_roles(frame, roles)
+    try:
+        return _interpret(assignment, roles)
+    except DataError:
+        if pivot := _propose_pivot_of_long(assign_roles(frame, roles)):  # as it was before it was changed
+            raise DataError(f"{frame.path}: {pivot}") from None
+        raise
+
+
+def _interpret(assignment: Assignment, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
+    frame = assignment.frame
     if roles.label_per_sample and assignment.label is None and "label" not in roles.optional:
         raise DataError(f"{frame.path}: no column of labels, which classify each row; --label-column NAME names it")
     if roles.is_recording:
@@ -53,6 +63,42 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
     if assignment.time is not None or not (has_roles or runs or roles.model_channels):
         return _build_table(assignment, roles)
     return {"train": _build_wide(assignment, runs)}
+
+
+def _propose_pivot_of_long(assignment: Assignment) -> str:
+    """Return how to pivot rows that hold a channel each, whose name is a text beside the sample; "" if they do not.
+
+    So it is if an id, or a group, repeats a time, but never with the same text.
+    """
+    frame, by = assignment.frame, assignment.id if assignment.id is not None else assignment.group
+    if by is None or assignment.time is None:
+        return ""
+    keys = [i for i in (by, assignment.time, assignment.clock) if i is not None]
+    rows = [frame.get_text(i) for i in keys]
+    if len(set(zip(*rows, strict=True))) == frame.num_rows:
+        return ""
+    for i in range(len(frame.names)):
+        if i in keys or frame.is_nested(i) or not frame.is_text(i):
+            continue
+        if len(set(zip(*rows, frame.get_text(i), strict=True))) == frame.num_rows:
+            return _propose_pivot(assignment, keys, i)
+    return ""
+
+
+def _propose_pivot(assignment: Assignment, keys: list[int], column: int) -> str:
+    """Return how to make a column of samples for each name in `column`; "" if not one other column has numbers."""
+    frame = assignment.frame
+    others = [i for i in (*assignment.remaining, *assignment.channels) if i not in keys and i != column]
+    values = [i for i in others if not frame.is_nested(i) and not frame.is_text(i) and not frame.counts_rows(i)]
+    if len(values) != 1:
+        return ""
+    roles = (*keys, assignment.id, assignment.group, assignment.label)
+    index = list(dict.fromkeys(frame.names[i] for i in roles if i not in (None, column)))
+    name, value = frame.names[column], frame.names[values[0]]
+    return (
+        f"if the names in {name!r} are channels, whose samples {value!r} holds one per row, make each a column, with "
+        f"pandas: frame.pivot(index={index!r}, columns={name!r}, values={value!r}).reset_index()"
+    )
 
 
 def _discard_doubtful_names(assignment: Assignment, is_for_model: bool) -> None:
@@ -128,9 +174,10 @@ def _question_panel(assignment: Assignment, times: Times) -> None:
         steps = np.diff(times.values[order]).astype(np.float64)
         if 1 < names.max() + 1 <= frame.num_rows / 2 and (steps[is_same] > 0).all():
             column, name, option = frame.names[assignment.time or 0], frame.names[i], quote(frame.names[i])
+            pivot = _propose_pivot(assignment, [assignment.time or 0], i) if frame.is_text(i) else ""
             raise DataError(
                 f"{frame.path}: the times in {column!r} repeat, but not within one {name!r}; --id-column {option} "
-                f"makes the rows of each a series, --drop-columns {option} leaves it out"
+                f"makes the rows of each a series, --drop-columns {option} leaves it out" + (pivot and f"; {pivot}")
             )
 
 
