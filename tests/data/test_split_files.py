@@ -1,5 +1,6 @@
 """`tstk data split` writes splits as files that `--data DIR` reads, and loses nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from tstk.cli import cli
 from tstk.data import DataConfig, load_data
+from tstk.data.convert import convert
 from tstk.data.load import read_splits
 from tstk.data.split_files import split_data
 from tstk.errors import DataError, FileError, OptionError
@@ -103,6 +105,32 @@ def test_a_table_is_cut_into_series_of_each_split(table, tmp_path):
     assert {name: len(split.x) for name, split in splits.items()} == {"train": 6, "test": 2}
     assert splits["test"].x[0].T.tolist() == values[30:35].tolist()
     assert splits["test"].ids[0] == "2020-01-02 06:00:00"
+    assert (splits["train"].groups, splits["test"].groups) == ([Path(path).name] * 6, [Path(path).name] * 2)
+    notes = load_data(str(tmp_path / "out")).notes
+    assert "1 group occurs both in training and in test, so test scores are optimistic" in notes
+    assert any(f"of the group of those to train on, '{Path(path).name}'" in note for note in notes)
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_windows_of_a_recording_stay_in_one_split_when_they_are_divided_again(tmp_path, has_labels):
+    config = DataConfig(length=5, **({"task": "segmentation", "label_column": "state"} if has_labels else {}))
+    windows = []
+    for name in "abc":
+        lines = ["u,state", *(f"{i},{'on' if i % 2 else 'off'}" for i in range(60))]
+        (tmp_path / f"{name}.csv").write_text(
+            "\n".join(lines if has_labels else [line.split(",")[0] for line in lines])
+        )
+        convert(str(tmp_path / f"{name}.csv"), str(tmp_path / f"{name}.npz"), config)
+        split_data(str(tmp_path / f"{name}.csv"), str(tmp_path / name), replace(config, test_fraction=0.25))
+        windows.append(np.load(tmp_path / f"{name}.npz"))
+        parts = [np.load(tmp_path / name / f"groups_{split}.npy") for split in ("train", "test")]
+        assert set(np.concatenate(parts)) == {f"{name}.csv"}
+    joined = {key: np.concatenate([w[f"{key}_train"] for w in windows]) for key in ("X", "groups", "ids")}
+    np.savez(tmp_path / "all.npz", **joined)
+    data = load_data(str(tmp_path / "all.npz"), DataConfig(test_fraction=0.3, val_fraction=0.3))
+    assert len({*data.train.groups, *data.val.groups, *data.test.groups}) == 3
+    assert not set(data.train.groups) & set(data.val.groups)
+    assert not {*data.train.groups, *data.val.groups} & set(data.test.groups)
 
 
 @pytest.mark.parametrize(

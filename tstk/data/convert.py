@@ -81,13 +81,22 @@ def _to_series_sets(
     if tables:
         if config.length is None:
             raise DataError(f"{name_or_path}: a table, not series; give --length to cut it, or keep the file")
-        return {split: name_by_row(part) for split, part in cut_tables(tables, config).items()}
+        parts = cut_tables(tables, config)
+        return {split: name_windows(part, tables.get(split, tables["train"]).source) for split, part in parts.items()}
     config.reject(f"here: {name_or_path} is a set of series", "length", "stride")
     return {split: data for split in SPLITS if isinstance(data := splits.get(split), SeriesSet)}
 
 
-def name_by_row(series_set: SeriesSet) -> SeriesSet:
-    """Return series without ids with the rows of the file at which they are, or begin, as ids."""
+def name_windows(series_set: SeriesSet, recording: str) -> SeriesSet:
+    """Return the windows of a table with its file as their group, and with the rows at which they begin as ids.
+
+    Windows that have ids, which are times, keep them.
+
+    Args:
+        series_set: the windows
+        recording: the file
+    """
+    series_set = replace(series_set, groups=[Path(recording).name] * len(series_set.x))
     if series_set.ids is not None or series_set.rows is None:
         return series_set
     note = f"{series_set.source} has no ids, so the rows of the series in it, from 0, become their ids"

@@ -470,7 +470,8 @@ def _describe_overlap(train: SeriesSet, test: SeriesSet | None, config: DataConf
     if config.train_data == "test":
         return ["training series are the test series, without labels: transductive"]
     shared = set(train.groups or ()) & set(test.groups or ())
-    return [f"{len(shared)} groups occur both in training and in test, so test scores are optimistic"] * bool(shared)
+    count = "1 group occurs" if len(shared) == 1 else f"{len(shared)} groups occur"
+    return [f"{count} both in training and in test, so test scores are optimistic"] * bool(shared)
 
 
 def _leaks_labels(dataset: SeriesDataset, name: str) -> bool:
@@ -570,6 +571,8 @@ def _split_off_validation(
         train, val = stratified_split(y, val_fraction, seed)
         how = ", stratified by class" if dataset.y is None or dataset.y.ndim == 1 else " at random"
         description = f"validation: {len(val)} of {len(dataset)} series held out from the training split{how}"
+        if dataset.groups is not None:
+            description += f", of the group of those to train on, {dataset.groups[0]!r}"
     if not len(val):
         raise DataError(
             f"{source}: {len(dataset)} series are too few to hold some out for validation; give --val-data FILE"

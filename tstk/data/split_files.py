@@ -12,7 +12,7 @@ import numpy as np
 from tstk.data.catalog import SPLITS, locate
 from tstk.data.config import SPLIT_OPTIONS, DataConfig
 from tstk.data.containers import SeriesSet, Table
-from tstk.data.convert import collect_notes, name_by_row, write_arrays
+from tstk.data.convert import collect_notes, name_windows, write_arrays
 from tstk.data.load import read_splits
 from tstk.data.splits import Criterion, describe_held_out, find_default_criterion, hold_out
 from tstk.data.windowing import cut_table, resolve_split_boundaries
@@ -64,7 +64,8 @@ def split_data(
     else:
         tables, notes = _split_table(data, config)
         if config.length is not None:
-            series_sets, tables = _cut_parts(tables, config.length, config.stride), {}
+            parts = _cut_parts(tables, config.length, config.stride)
+            series_sets, tables = {split: name_windows(part, data.source) for split, part in parts.items()}, {}
             notes += [part.note for part in series_sets.values()]
             if "val" not in series_sets:
                 notes.append(
@@ -151,7 +152,7 @@ def _cut_parts(tables: Mapping[str, Table], length: int, stride: int | None) -> 
     series_sets, first_row = {}, 0
     for split, table in tables.items():
         step = stride or length if split == "train" else length
-        series_sets[split] = name_by_row(cut_table(table, length, step, first_row))
+        series_sets[split] = cut_table(table, length, step, first_row)
         first_row += len(table.values)
     return series_sets
 
