@@ -58,7 +58,7 @@ def forecaster(tmp_path_factory):
 def test_rows_are_classified_by_name_and_keep_their_index(classifier):
     rows = make_wide(6, start=100).drop(columns="label")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataNoteWarning)
+        warnings.simplefilter("error", DataNoteWarning)
         predicted = tstk.load(classifier).predict(rows.iloc[::-1])
     assert predicted.index.equals(rows.index[::-1])
     assert list(predicted.columns) == ["predicted", "probability ill", "probability well"]
@@ -115,7 +115,7 @@ def test_series_of_a_multiindex_are_embedded_by_id(tmp_path):
     panel = make_panel()
     run = tstk.fit(data=panel, loss="masked", **TINY, out=tmp_path / "run").run_dir
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataNoteWarning)
+        warnings.simplefilter("error", DataNoteWarning)
         vectors = tstk.load(run).embed(panel.loc[[70, 20]])
     assert vectors.index.equals(pandas.Index([70, 20], name="shop"))
     assert list(vectors.columns) == [f"embedding{i}" for i in range(8)]
@@ -124,7 +124,8 @@ def test_series_of_a_multiindex_are_embedded_by_id(tmp_path):
 def test_numbers_are_predicted_by_name(tmp_path):
     frame = make_wide().drop(columns="label").assign(age=DRAW.normal(50, 5, 12))
     run = tstk.fit(data=frame, target_columns=["age"], **CLASSES, out=tmp_path / "run").run_dir
-    with pytest.warns(DataNoteWarning, match="id 'house'"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataNoteWarning)
         ages = tstk.load(run).predict(frame.drop(columns="age").iloc[:3])
     assert list(ages.columns) == ["age"]
     assert ages.index.equals(frame.index[:3])
@@ -138,8 +139,7 @@ def test_a_forecast_continues_the_dates_of_its_frame(forecaster, freq, zone):
         freq=freq,
         tz=zone,
     ).rename_axis("when")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataNoteWarning)
+    with pytest.warns(DataNoteWarning, match="columns: channels 'load', 'price'"):  # in another order than the frame
         forecast = tstk.load(forecaster).predict(table[["price", "load"]], horizon=3)
     expected = pandas.date_range(table.index[-1], periods=4, freq=freq)[1:]
     assert forecast.index.equals(expected)
@@ -152,7 +152,7 @@ def test_each_series_of_a_panel_is_forecast_as_if_it_were_alone(forecaster):
     panel = pandas.concat(tables, names=["plant", "time"])
     pipeline = tstk.load(forecaster)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataNoteWarning)
+        warnings.simplefilter("error", DataNoteWarning)
         together, alone = pipeline.predict(panel), {name: pipeline.predict(table) for name, table in tables.items()}
     assert list(together.index.names) == ["plant", "time"]
     for name, forecast in alone.items():
@@ -178,7 +178,7 @@ def test_periods_are_continued_from_the_last_one_of_each_series(forecaster, freq
         for name, start in starts.items()
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataNoteWarning)
+        warnings.simplefilter("error", DataNoteWarning)
         forecast = tstk.load(forecaster).predict(pandas.concat(tables, names=["shop", "month"]), horizon=2)
     for name, table in tables.items():
         assert list(forecast.loc[name].index) == [table.index[-1] + 1, table.index[-1] + 2]
@@ -188,7 +188,7 @@ def test_the_column_of_times_may_be_called_by_a_number(forecaster):
     table = make_table(20).reset_index(drop=True)
     table.insert(0, 0, pandas.date_range("2024-01-01", periods=20))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataNoteWarning)
+        warnings.simplefilter("error", DataNoteWarning)
         index = tstk.load(forecaster).predict(table, horizon=2).index
     assert index.equals(pandas.date_range("2024-01-21", periods=2))
     assert index.name == 0
@@ -198,8 +198,7 @@ def test_windows_are_named_by_their_times_where_missing_rows_are_inserted(tmp_pa
     table = make_table()
     options = {"context": 8, "horizon": 4, "head": "forecast", **TINY}
     run = tstk.fit(data=table.drop(table.index[[5, 30]]), regularize=True, **options, out=tmp_path / "run").run_dir
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataNoteWarning)
+    with pytest.warns(DataNoteWarning, match="^3 missing rows are inserted without samples"):
         vectors = tstk.load(run).embed(table.drop(table.index[3:6]))
     assert vectors.index.equals(table.index[: len(table) - 7])
 
@@ -241,7 +240,7 @@ def test_times_of_a_column_are_continued_as_it_writes_them(forecaster):
     days = [f"{day:02}.01.2024" for day in range(1, 23)]
     for column, expected in ((np.arange(20) * 0.5, [10.0, 10.5]), (days[:20], days[20:])):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DataNoteWarning)
+            warnings.simplefilter("error", DataNoteWarning)
             index = tstk.load(forecaster).predict(table.assign(time=column), horizon=2).index
         assert list(index) == expected
         assert index.name == "time"
@@ -259,8 +258,17 @@ def test_the_level_of_times_is_told_by_its_name_and_an_index_of_numbers_is_left_
 def test_rows_without_dates_are_continued_by_number(tmp_path):
     frame = pandas.DataFrame(DRAW.normal(size=(80, 1)), columns=["v"])
     run = tstk.fit(data=frame, context=8, horizon=4, head="forecast", **TINY, out=tmp_path / "run").run_dir
-    with pytest.warns(DataNoteWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataNoteWarning)
         assert list(tstk.load(run).predict(frame).index) == [80, 81, 82, 83]
+
+
+def test_columns_that_a_run_leaves_out_or_uses_in_another_order_are_said(classifier, forecaster):
+    table, rows = make_table(20), make_wide(6)
+    with pytest.warns(DataNoteWarning, match="left out: 'wind'"):
+        tstk.load(forecaster).predict(table.assign(wind=1.0))
+    with pytest.warns(DataNoteWarning, match="in the order of their numbers, which is not that of the columns"):
+        tstk.load(classifier).predict(rows[rows.columns[::-1]])
 
 
 @pytest.mark.parametrize(
@@ -298,7 +306,7 @@ def test_a_panel_is_forecast_by_the_model_that_was_trained_on_it(tmp_path):
     options = {"context": 8, "horizon": 4, "head": "forecast", **TINY}
     run = tstk.fit(data=panel, **options, out=tmp_path / "run").run_dir
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataNoteWarning)
+        warnings.simplefilter("error", DataNoteWarning)
         pipeline = tstk.load(run)
         forecast, alone = pipeline.predict(panel.iloc[::-1].sort_index(level=1)), pipeline.predict(panel.loc[[10]])
         vectors = pipeline.embed(panel)

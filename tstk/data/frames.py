@@ -61,20 +61,22 @@ class IndexRoles:
         )
 
 
-def read_frame(frame: Any, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
+def read_frame(frame: Any, roles: ColumnRoles, *, is_for_model: bool = False) -> dict[str, SeriesSet] | Table:
     """Read the columns of a data frame as those of a file.
 
     Args:
         frame: of pandas or polars, or a pyarrow table
         roles: of columns, where names and the index do not tell
+        is_for_model: a trained model has decided on the roles, so a note is only on columns that are left out or
+            used in another order
 
     Raises:
         DataError: it is no data frame, or its contents do not fit the roles
     """
-    return _interpret(*to_arrow(frame, roles))
+    return _interpret(*to_arrow(frame, roles), is_for_model)
 
 
-def _interpret(table: Any, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
+def _interpret(table: Any, roles: ColumnRoles, is_for_model: bool = False) -> dict[str, SeriesSet] | Table:
     """Read the columns of a pyarrow table as those of a file."""
     from tstk.data.readers.frame import Frame
     from tstk.data.readers.interpret import interpret
@@ -82,7 +84,8 @@ def _interpret(table: Any, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
     def locate_row(row: int) -> str:
         return f"{SOURCE}, row {row}" if row >= 0 else SOURCE  # counted from 0, as `iloc` does
 
-    return interpret(Frame(Path(SOURCE), table.column_names, table.columns, locate_row), roles)
+    columns = Frame(Path(SOURCE), table.column_names, table.columns, locate_row, is_for_model=is_for_model)
+    return interpret(columns, roles)
 
 
 def to_arrow(frame: Any, roles: ColumnRoles) -> tuple[Any, ColumnRoles]:

@@ -60,10 +60,10 @@ def _load_one(name_or_path: str, config: DataConfig) -> DataModule:
     return _prepare(name, _override_splits(name, _read_files(dataset_files, config.roles), config), config)
 
 
-def _read_data_frame(frame: Any, roles: ColumnRoles) -> dict[str, SeriesSet | Table]:
+def _read_data_frame(frame: Any, roles: ColumnRoles, is_for_model: bool = False) -> dict[str, SeriesSet | Table]:
     from tstk.data.frames import read_frame
 
-    data = read_frame(frame, roles)
+    data = read_frame(frame, roles, is_for_model=is_for_model)
     return dict(data) if isinstance(data, dict) else {"train": data}
 
 
@@ -208,7 +208,7 @@ def read_for_model(
     if isinstance(data_source, str):
         data = _read_split(data_source, "test", data_root, roles)
     else:
-        data = next(iter(_read_data_frame(data_source, roles).values()))
+        data = next(iter(_read_data_frame(data_source, roles, is_for_model=True).values()))
     data = check_split_times({"": data}, regularize)[""]
     warn_of_other_step(data, input_schema)
     is_recording = not isinstance(data, SeriesSet) and input_schema["task"] is not None and roles.label_per_sample

@@ -135,7 +135,12 @@ class Assignment:
         return DataError(f"{self.frame.path}: the column {self.frame.names[index]!r} {fault}; {remedy}")
 
     def describe(self, samples: str = "", times: Times | None = None) -> str:
-        """Say what was taken for what, and what was left out and why, in one line."""
+        """Say what was taken for what, and what was left out and why, in one line.
+
+        Of a frame for a model nothing is said, unless columns are left out or used in another order.
+        """
+        if self.frame.is_for_model and not self.left_out and self.channels == sorted(self.channels):
+            return ""
         names = self.frame.names
         parts = [samples or f"channels {self.list_names(self.channels)}"]
         roles = (("label", self.label), ("group", self.group), ("id", self.id))

@@ -96,6 +96,7 @@ class Frame:
         columns: a `pyarrow.ChunkedArray` for each
         locate: returns file and line of a row, for messages; of row -1, those of the header
         number_format: of columns of text
+        is_for_model: a trained model has decided on the roles of columns, which need no note then
 
     Raises:
         DataError: there are no rows, or two columns have the same name
@@ -108,7 +109,9 @@ class Frame:
         columns: Sequence[Any],
         locate: Callable[[int], str],
         number_format: NumberFormat = NumberFormat(),
+        is_for_model: bool = False,
     ) -> None:
+        self.is_for_model = is_for_model
         self.path, self.columns, self.locate, self.number_format = path, columns, locate, number_format
         self.names = [name.strip() for name in names]
         self.lower_names = [name.lower() for name in self.names]

@@ -155,8 +155,8 @@ def _build_table(assignment: Assignment, roles: ColumnRoles) -> Table:
     if "channels" not in by_user:
         assignment.set_channels(assignment.remaining, "a channel")
     channels = tuple(frame.names[i] for i in assignment.channels)
-    order = "" if times else "; no times: rows are taken as evenly spaced"
-    note = f"{assignment.describe(times=times)}{order}"
+    order = "" if times or frame.is_for_model else "no times: rows are taken as evenly spaced"
+    note = "; ".join(filter(None, (assignment.describe(times=times), order)))
     return Table(frame.get_samples(assignment.channels), str(frame.path), channels, times, note, *labels)
 
 
