@@ -48,6 +48,22 @@ def test_a_context_that_does_not_move_has_no_mase_and_an_unknown_future_no_score
     assert metrics.compute() == {}
 
 
+def test_channels_that_decide_the_mean_mase_or_have_none_are_named():
+    past = random(20, 4, 50)
+    past[:, 1] = (past[:, 1] > 2.5).float()  # an alarm that is nearly always off
+    past[:, 3] = 0
+    metrics = ForecastMetrics(torch.zeros(4, 1), torch.ones(4, 1))
+    metrics.update(random(20, 4, 5), random(20, 4, 5, seed=1), past)
+    mase = metrics.compute_mase()
+    assert metrics.compute()["mase"] == pytest.approx(float(mase[:3].mean()))
+    note = metrics.describe_mase(["a", "alarm", "b", "off"])
+    assert f"decided by alarm (MASE {mase[1]:.3g}, mean step" in note
+    assert note.endswith("MASE leaves out off, constant in every context.")
+    metrics = ForecastMetrics(torch.zeros(2, 1), torch.ones(2, 1))
+    metrics.update(random(20, 2, 5), random(20, 2, 5, seed=1), random(20, 2, 50))
+    assert metrics.describe_mase(["a", "b"]) == ""
+
+
 def test_metrics_of_numbers_are_those_of_scikit_learn_over_known_targets():
     rng = np.random.default_rng(0)
     targets, outputs = rng.normal(size=(2, 50, 3))

@@ -165,6 +165,15 @@ def test_a_forecaster_is_reported_with_forecasts_and_errors_by_step(forecaster, 
     assert sum("forecast of" in picture["alt"] for picture in page.pictures) == 6
 
 
+def test_a_channel_that_decides_the_mean_mase_because_it_hardly_changes_is_named(tmp_path):
+    rows = [f"2020-01-{1 + i // 24:02}T{i % 24:02}:00,{i * 37 % 11},{i * 17 % 13},{i // 45 % 2}" for i in range(480)]
+    (tmp_path / "door.csv").write_text("\n".join(["time,u,v,door", *rows]))
+    data = {"use": str(tmp_path / "door.csv"), "context": 8, "horizon": 4}
+    run = train_classifier(tmp_path / "run", epochs=1, head="forecast", data=data)
+    _, note = predictions._plot_error_by_step(load_context(run))
+    assert re.search(r"MASE is a mean over channels, which is decided by door \(MASE [\d.]+, mean step 0\.0", note)
+
+
 def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch):
     drawn = []
     monkeypatch.setattr(predictions, "render_panel", lambda title, alt, draw: drawn.append(draw) or "")

@@ -10,6 +10,12 @@ from torch import Tensor
 
 from tstk.evaluation.classification import Ranking
 
+DOMINANT_MASE_RATIO = 3.0
+"""MASE of a channel, over the median of all, from which the channel decides their mean."""
+
+SMALL_STEP = 0.05
+"""Mean difference of consecutive samples, in standard deviations, below which a channel hardly changes."""
+
 
 class ForecastMetrics:
     """Forecast metrics of standardized values, over the known targets.
@@ -62,11 +68,41 @@ class ForecastMetrics:
         if not self.count.sum():
             return {}
         metrics = {name: float(total.sum() / self.count.sum()) for name, total in self.sums.items()}
-        is_defined = (self.step_sums > 0) & (self.count > 0)
-        if is_defined.any():
-            mean_step = self.step_sums / self.step_counts.clamp(min=1)
-            metrics["mase"] = float((self.sums["mae"] / self.count / mean_step)[is_defined].mean())
+        mase = self.compute_mase()
+        if (is_defined := ~mase.isnan()).any():
+            metrics["mase"] = float(mase[is_defined].mean())
         return {name: metrics[name] for name in ("mse", "mae", "mase", "smape", "crps") if name in metrics}
+
+    def compute_mase(self) -> Tensor:
+        """Return the MASE of each channel [C], NaN where all contexts are constant or no target is known."""
+        is_defined = (self.step_sums > 0) & (self.count > 0)
+        return (self.sums["mae"] / self.count / self.mean_step).where(is_defined, torch.nan)
+
+    @property
+    def mean_step(self) -> Tensor:
+        """Mean absolute difference of consecutive context samples of each channel [C], standardized."""
+        return self.step_sums / self.step_counts.clamp(min=1)
+
+    def describe_mase(self, channels: Sequence[str]) -> str:
+        """Return which channels decide the mean MASE, as they hardly change, and which it leaves out; "" if none.
+
+        Args:
+            channels: C names
+        """
+        mase, sentences = self.compute_mase(), []
+        is_large = (mase > DOMINANT_MASE_RATIO * mase.nanmedian()) & (self.mean_step < SMALL_STEP)
+        if is_large.any():
+            listed = ", ".join(
+                f"{channels[c]} (MASE {mase[c]:.3g}, mean step {self.mean_step[c]:.2g} standard deviations)"
+                for c in is_large.nonzero().flatten().tolist()
+            )
+            sentences.append(
+                f"MASE is a mean over channels, which is decided by {listed}; the median is {mase.nanmedian():.3g}. It "
+                "divides by the mean step from one sample to the next, which is small where a channel hardly changes."
+            )
+        if constant := [channels[c] for c in ((self.count > 0) & mase.isnan()).nonzero().flatten().tolist()]:
+            sentences.append(f"MASE leaves out {', '.join(constant)}, constant in every context.")
+        return " ".join(sentences)
 
 
 def crps(forecast_samples: Tensor, targets: Tensor) -> Tensor:

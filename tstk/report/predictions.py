@@ -15,7 +15,7 @@ from tstk.core.linear_map import get_last_value
 from tstk.core.types import Series
 from tstk.errors import DataError
 from tstk.evaluation.formatting import format_number
-from tstk.evaluation.metrics import multilabel_metrics, regression_metrics
+from tstk.evaluation.metrics import ForecastMetrics, multilabel_metrics, regression_metrics
 from tstk.plot.embeddings import Embeddings, compute_embeddings, draw_embeddings, project
 from tstk.plot.forecasts import ForecastSeries, can_forecast, compute_forecasts, draw_forecast, get_forecast_axis
 from tstk.plot.plot_data import MAX_ROWS
@@ -127,7 +127,8 @@ def _plot_error_by_step(context: RunContext) -> tuple[str, str]:
     Returns:
         the panel and a note on how errors were computed
     """
-    std = context.pipeline.std.cpu()
+    mean, std = context.pipeline.mean.cpu(), context.pipeline.std.cpu()
+    metrics = ForecastMetrics(context.pipeline.raw_mean, std)
     rows = context.sample_rows(MAX_ROWS // max(1, context.pipeline.loss.default_num_samples or 0))
     model_errors, naive = [], []
     for series in _iter_batches(context, rows):
@@ -135,6 +136,8 @@ def _plot_error_by_step(context: RunContext) -> tuple[str, str]:
         assert cpu_series.y is not None
         model_errors.append(((forecasts - cpu_series.y) / std).square())
         naive.append(((get_last_value(cpu_series) - cpu_series.y) / std).square())
+        known = cpu_series.x.where(cpu_series.observed_mask, torch.nan)
+        metrics.update(*((samples - mean) / std for samples in (forecasts, cpu_series.y, known)))
     errors = [torch.cat(squared_errors).nanmean((0, 1)) for squared_errors in (model_errors, naive)]
     ahead = np.arange(1, len(errors[0]) + 1)
 
@@ -147,10 +150,9 @@ def _plot_error_by_step(context: RunContext) -> tuple[str, str]:
         add_legend(axes)
 
     alt = f"Mean square error from {errors[0][0]:.3f} one step ahead to {errors[0][-1]:.3f} {len(ahead)} steps ahead"
-    title = "mean square error by step ahead"
-    return render_panel(
-        title, alt, draw
-    ), f"Errors are means over {len(rows):,} windows, in units of the training standard deviation."
+    note = f"Errors are means over {len(rows):,} windows, in units of the training standard deviation."
+    note = f"{note} {metrics.describe_mase(context.channels)}".rstrip()
+    return render_panel("mean square error by step ahead", alt, draw), note
 
 
 def render_masked_reconstructions(context: RunContext) -> Section | None:
