@@ -6,7 +6,17 @@ import sys
 import numpy as np
 import pytest
 
+from tstk.cli.files import write_forecasts
+from tstk.inference.predict import Forecast
 from tstk.plugins.registry import get_registry
+
+
+def test_quantiles_of_sample_paths_are_columns_of_a_forecast(tmp_path):
+    sample_paths = np.arange(11.0)[:, None, None] + np.array([[[0.0, 100.0]]])
+    forecast = Forecast(sample_paths.mean(0), ("u",), forecast_samples=sample_paths)
+    write_forecasts(tmp_path / "f.csv", [forecast], replace=False)
+    expected = "step,channel,forecast,q0.1,q0.5,q0.9\n1,u,5.0,1.0,5.0,9.0\n2,u,105.0,101.0,105.0,109.0\n"
+    assert (tmp_path / "f.csv").read_text() == expected
 
 
 def list_commands():

@@ -410,7 +410,7 @@ def test_a_forecast_continues_the_table_and_may_stop_early(tstk, forecaster, csv
     assert "no quantiles" in tstk("forecast", forecaster, "--out", full).stderr
     tstk("forecast", forecaster, "--data", csv, "--horizon", 2, "--out", short)
     rows = table(full)
-    assert list(rows[0]) == ["step", "date", "channel", "mean"]
+    assert list(rows[0]) == ["step", "date", "channel", "forecast"]
     assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
     assert rows[0]["date"] == "2020-01-01 02:20:00"
     assert table(short) == rows[:4]
@@ -447,14 +447,15 @@ def test_forecasts_of_several_series_carry_ids_and_dates(tstk, tmp_path):
     (tmp_path / "panel.csv").write_text("\n".join(["shop,day,sold", *lines]))
     words = ("--id-column", "shop", "--context", 8, "--horizon", 2, "--head", "forecast", "--encoder.depth", 1)
     assert tstk("train", "--data", "panel.csv", *words, "--steps", 1, "--out", "run").exit_code == 0
-    for command, value in (("forecast", "mean"), ("predict", "forecast")):
+    for command in ("forecast", "predict"):
         said = tstk(command, "run", "--out", f"{command}.csv").stdout
         assert said.startswith(f"{command}.csv: 2 steps of 1 channels after the last row of each of 2 series")
         rows = table(tmp_path / f"{command}.csv")
         assert [(row["id"], row["date"]) for row in rows] == [
             (name, str(days[0] + end + step)) for name, end in ends.items() for step in (0, 1)
         ]
-        assert all(np.isfinite(float(row[value])) for row in rows)
+        assert all(np.isfinite(float(row["forecast"])) for row in rows)
+    assert (tmp_path / "forecast.csv").read_bytes() == (tmp_path / "predict.csv").read_bytes()
     assert tstk("predict", "run", "--data", "panel.csv", "--out", "all.npz").exit_code == 0
     windows = np.load(tmp_path / "all.npz")
     assert windows["id"].tolist() == ["b"] * 51 + ["a"] * 41
@@ -473,6 +474,6 @@ def test_forecasts_are_written_with_all_their_digits(tstk, csv, forecaster, tmp_
     from tstk.inference.predict import forecast
 
     assert tstk("forecast", forecaster, "--out", "f.csv").exit_code == 0
-    written = [np.float32(row["mean"]) for row in table(tmp_path / "f.csv")]
+    written = [np.float32(row["forecast"]) for row in table(tmp_path / "f.csv")]
     (expected,) = forecast(forecaster)
     assert np.array_equal(written, expected.values.T.ravel())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from tstk.errors import OptionError
 from tstk.files import atomic_write, check_new_file, format_csv, write_text
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from tstk.inference.predict import Forecast
+
+QUANTILE_LEVELS = (0.1, 0.5, 0.9)
+"""Quantiles of the sample paths of a forecast that are written."""
 
 add_force_option = rich_click.option("--force", is_flag=True, help="replace the output file if it exists")
 """Decorator: add to a command the option --force."""
@@ -78,32 +79,39 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, replace: bool) -> None:
 def write_forecasts(
     path: Path,
     forecasts: Sequence[Forecast],
-    list_columns: Callable[[Forecast], Mapping[str, NDArray[Any]]],
+    levels: Sequence[float] = QUANTILE_LEVELS,
     *,
     replace: bool,
     note: str = "",
 ) -> None:
     """Write forecasts as a row per series, step and channel, and print what is written.
 
-    There is a column `id` if the series have names, and `date` if the times of one continue.
+    There is a column `id` if the series have names, `date` if the times of one continue, and one for each quantile if
+    sample paths were drawn.
 
     Args:
         path: of the file to write
         forecasts: of a table, or of several series
-        list_columns: returns the columns of values [C, H] of a forecast, by name
+        levels: of the quantiles
         replace: replace an existing file
         note: to print after what is written
     """
+    import numpy as np
+
     has_ids = any(forecast.id is not None for forecast in forecasts)
     has_dates = any(forecast.dates is not None for forecast in forecasts)
     num_steps, channels = forecasts[0].values.shape[1], forecasts[0].channels
+    levels = levels if forecasts[0].forecast_samples is not None else ()
     rows: list[list[object]] = []
     for forecast in forecasts:
-        columns, dates = list_columns(forecast), forecast.dates or [""] * num_steps
+        values, dates = [forecast.values], forecast.dates or [""] * num_steps
+        if forecast.forecast_samples is not None:
+            values += list(np.quantile(forecast.forecast_samples, levels, axis=0))
         for step in range(num_steps):
             place = [*[forecast.id] * has_ids, step + 1, *[dates[step]] * has_dates]
-            rows += [[*place, name, *(str(v[c, step]) for v in columns.values())] for c, name in enumerate(channels)]
-    header = [*["id"] * has_ids, "step", *["date"] * has_dates, "channel", *list_columns(forecasts[0])]
+            rows += [[*place, name, *(str(v[c, step]) for v in values)] for c, name in enumerate(channels)]
+    quantiles = [f"q{level:g}" for level in levels]
+    header = [*["id"] * has_ids, "step", *["date"] * has_dates, "channel", "forecast", *quantiles]
     write_csv(path, header, rows, replace=replace)
     of_series = f" of each of {len(forecasts):,} series" * has_ids
     echo(f"{path}: {num_steps} steps of {len(channels)} channels after the last row{of_series}{note}")

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 import rich_click
 
-from tstk.cli.files import add_force_option, validate_output_path, write_forecasts
+from tstk.cli.files import QUANTILE_LEVELS, add_force_option, validate_output_path, write_forecasts
 from tstk.cli.output import format_examples, print_baseline_notes, print_note
 from tstk.cli.run_options import RunCommand, add_reader_option
 from tstk.config.records import RunResult
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.data.columns import Reader
 from tstk.errors import OptionError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from tstk.inference.predict import Forecast
 
 
 @click.command(
@@ -42,7 +35,11 @@ if TYPE_CHECKING:
     help="sample paths to draw, if the run supports that; the run's setting if not given",
 )
 @rich_click.option(
-    "--quantiles", default="0.1,0.5,0.9", show_default=True, metavar="float,...", help="quantiles of the sample paths"
+    "--quantiles",
+    default=",".join(map(str, QUANTILE_LEVELS)),
+    show_default=True,
+    metavar="float,...",
+    help="quantiles of the sample paths",
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .csv")
 @add_force_option
@@ -60,27 +57,17 @@ def command(
     """Forecast the rows after the last row of a table, or of each series of a set.
 
     The file has one row per step and channel: id of several series, step, date (as the table writes its times) if they
-    are evenly spaced, channel, mean and, if sample paths are drawn, a column for each quantile.
+    are evenly spaced, channel, forecast and, if sample paths are drawn, a column for each quantile.
     """
     path = validate_output_path(out, (".csv",), force)
     levels = _parse_quantiles(quantiles)
-
-    import numpy as np
 
     from tstk.inference.predict import forecast
 
     forecasts = forecast(run, data, data_root=data_root, reader=reader, horizon=horizon, samples=samples)
     if forecasts[0].forecast_samples is None:
         print_note(f"{run} makes point forecasts, so there are no quantiles")
-
-    def list_columns(forecast: Forecast) -> dict[str, NDArray[Any]]:
-        columns: dict[str, NDArray[Any]] = {"mean": forecast.values}
-        if forecast.forecast_samples is not None:
-            quantiles = np.quantile(forecast.forecast_samples, levels, axis=0)
-            columns |= {f"q{level:g}": values for level, values in zip(levels, quantiles, strict=True)}
-        return columns
-
-    write_forecasts(path, forecasts, list_columns, replace=force)
+    write_forecasts(path, forecasts, levels, replace=force)
     if (resolve_run_dir(run) / RESULT_FILE).is_file():
         result = RunResult.read(run)
         print_baseline_notes(result.test, result.baselines, {}, {}, "On its test split: ")

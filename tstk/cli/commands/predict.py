@@ -52,11 +52,9 @@ def command(
     probability. In .npz the classes of all samples, as arrays predicted and truth [series, samples] and probability
     [series, classes, samples], with row, id, group, recording, start and classes.
 
-    Forecasting, .npz: every window of the test split, or of the table given with --data, as arrays forecast and truth
-    [windows, channels, horizon], with the row of the table at which each begins, and its time as id; of several series
-    id is the series, row that of the series, and time the time. Forecasting, .csv: the rows after the last row of that
-    table (or of the run's own), or of each series, with the columns id of several series, step, date (as the table
-    writes its times) if they are evenly spaced, channel and forecast.
+    Forecasting, .csv: what tstk forecast writes. In .npz every window of the test split, or of the table given with
+    --data, as arrays forecast and truth [windows, channels, horizon], with the row of the table at which each begins,
+    and its time as id; of several series id is the series, row that of the series, and time the time.
     """
     from tstk.config.records import RunConfig
     from tstk.inference.predict import forecast, predict
@@ -68,7 +66,7 @@ def command(
             raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts; remove it")
         forecasts = forecast(run, data, data_root=data_root, reader=reader)
         note = "; --out FILE.npz has the forecast of every window"
-        write_forecasts(path, forecasts, lambda forecast: {"forecast": forecast.values}, replace=force, note=note)
+        write_forecasts(path, forecasts, replace=force, note=note)
         return
     arrays = predict(run, data, data_root=data_root, reader=reader, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":
