@@ -21,29 +21,23 @@ from sktime.transformations.base import BaseTransformer
 
 from tstk.estimators.frames import split_panel
 from tstk.estimators.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
+from tstk.estimators.wrapper import CAPABILITY_TAGS, TEST_PARAMS, Wrapper
 
 __all__ = ["SktimeClassifier", "SktimeEncoder", "SktimeForecaster", "SktimeRegressor"]
 
-PANEL_TAGS = {
-    "X_inner_mtype": ["df-list", "numpy3D"],
-    "capability:multivariate": True,
-    "capability:unequal_length": True,
-    "capability:missing_values": True,
-    "python_dependencies": "torch",
-}
-TEST_PARAMS: dict[str, Any] = {
-    "tokenizer__dim": 8,
-    "encoder__dim": 8,
-    "encoder__depth": 1,
-    "encoder__heads": 2,
-    "steps": 2,
-    "threads": 1,
-    "device": "cpu",
-}
-"""Parameters of a small estimator for sktime's own checks."""
+PANEL_TAGS = {**CAPABILITY_TAGS, "X_inner_mtype": ["df-list", "numpy3D"]}
 
 
-class SktimeClassifier(BaseClassifier):
+class SktimeWrapper(Wrapper):
+    """`Wrapper` with parameters for sktime's own checks."""
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """Return the parameters of small estimators, for sktime's checks."""
+        return [{"estimator": cls.wrapped_class(**TEST_PARAMS, length=length)} for length in (64, 100)]
+
+
+class SktimeClassifier(SktimeWrapper, BaseClassifier):
     """Classifier of time series.
 
     Args:
@@ -59,29 +53,11 @@ class SktimeClassifier(BaseClassifier):
         (20,)
     """
 
+    wrapped_class = SeriesClassifier
     _tags = {**PANEL_TAGS, "y_inner_mtype": "numpy1D", "capability:predict_proba": True}
 
-    def __init__(self, estimator: SeriesClassifier | None = None) -> None:
-        self.estimator = estimator
-        super().__init__()
 
-    def _fit(self, X: Any, y: NDArray[Any]) -> SktimeClassifier:
-        self.estimator_ = clone(self.estimator or SeriesClassifier()).fit(X, y)
-        return self
-
-    def _predict(self, X: Any) -> NDArray[Any]:
-        return self.estimator_.predict(X)
-
-    def _predict_proba(self, X: Any) -> NDArray[np.float64]:
-        return self.estimator_.predict_proba(X)
-
-    @classmethod
-    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
-        """Return the parameters of small estimators, for sktime's checks."""
-        return [{"estimator": SeriesClassifier(**TEST_PARAMS, length=length)} for length in (64, 100)]
-
-
-class SktimeRegressor(BaseRegressor):
+class SktimeRegressor(SktimeWrapper, BaseRegressor):
     """Regressor of time series: one number per series.
 
     Args:
@@ -97,26 +73,11 @@ class SktimeRegressor(BaseRegressor):
         (20,)
     """
 
+    wrapped_class = SeriesRegressor
     _tags = {**PANEL_TAGS, "y_inner_mtype": "numpy1D"}
 
-    def __init__(self, estimator: SeriesRegressor | None = None) -> None:
-        self.estimator = estimator
-        super().__init__()
 
-    def _fit(self, X: Any, y: NDArray[Any]) -> SktimeRegressor:
-        self.estimator_ = clone(self.estimator or SeriesRegressor()).fit(X, y)
-        return self
-
-    def _predict(self, X: Any) -> NDArray[Any]:
-        return self.estimator_.predict(X)
-
-    @classmethod
-    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
-        """Return the parameters of small estimators, for sktime's checks."""
-        return [{"estimator": SeriesRegressor(**TEST_PARAMS, length=length)} for length in (64, 100)]
-
-
-class SktimeEncoder(BaseTransformer):
+class SktimeEncoder(SktimeWrapper, BaseTransformer):
     """Self-supervised features of time series, one row per series.
 
     Args:
@@ -131,6 +92,7 @@ class SktimeEncoder(BaseTransformer):
         (20, 16)
     """
 
+    wrapped_class = TokenEncoder
     _tags = {
         **PANEL_TAGS,
         "scitype:transform-input": "Series",
@@ -140,18 +102,10 @@ class SktimeEncoder(BaseTransformer):
         "fit_is_empty": False,
     }
 
-    def __init__(self, estimator: TokenEncoder | None = None) -> None:
-        self.estimator = estimator
-        super().__init__()
-
-    def _fit(self, X: Any, y: Any = None) -> SktimeEncoder:
-        self.estimator_ = clone(self.estimator or TokenEncoder()).fit(X)
-        return self
-
     def _transform(self, X: Any, y: Any = None) -> Any:
         import pandas
 
-        return pandas.DataFrame(self.estimator_.transform(X), columns=self.estimator_.get_feature_names_out())
+        return pandas.DataFrame(super()._transform(X), columns=self.estimator_.get_feature_names_out())
 
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
