@@ -58,27 +58,27 @@ def test_values_that_do_not_stand_for_missing_samples_are_not_noted(x):
 
 
 def test_ordinary_data_are_not_noted(x):
-    assert describe_far_values(x, ["u", "v"], None, "series") == []
+    assert describe_far_values(x, ["u", "v"], None) == []
     x[3, 0, 5] = 9999.0  # an outlier, which training may meet
-    assert describe_far_values(x, ["u", "v"], None, "series") == []
+    assert describe_far_values(x, ["u", "v"], None) == []
 
 
 def test_rare_events_of_a_channel_at_rest_are_not_noted(x):
     x[:, 0] = 0.0
     x[::3, 0, 10:12] = 1e7 * (1 + torch.rand(10, 2))
-    assert describe_far_values(x, ["u", "v"], None, "series") == []
+    assert describe_far_values(x, ["u", "v"], None) == []
     x[4, 0, 4] = 1e20
-    assert "series 5 holds 1e+20" in describe_far_values(x, ["u", "v"], None, "series")[0]
+    assert "series 5 holds 1e+20" in describe_far_values(x, ["u", "v"], None)[0]
 
 
 def test_constant_and_missing_channels_are_not_noted(x):
     x[:, 0], x[:, 1] = 3.0, torch.nan
-    assert describe_far_values(x, ["u", "v"], None, "series") == []
+    assert describe_far_values(x, ["u", "v"], None) == []
 
 
 def test_several_far_values_are_counted_and_an_offset_is_added(x):
     x[2, 0, 1], x[9, 0, 3], x[9, 0, 4] = 1e9, 3e9, 2e9
-    (note,) = describe_far_values(x, ["u", "v"], np.array([1e12, 0.0]), "series")
+    (note,) = describe_far_values(x, ["u", "v"], np.array([1e12, 0.0]))
     assert "channel u: series 10 holds 1.003e+12 (and 2 more values are as far off)" in note
     assert "between 1e+12 and 1e+12" in note
 
@@ -90,6 +90,21 @@ def test_a_row_of_a_table_is_named(table):
     Path(path).write_text("\n".join(lines))
     (note,) = notes(path, context=24, horizon=8)
     assert note.startswith("channel v: row 57 holds 1e+25")
+    Path(path).write_text("\n".join([*lines[:20], *lines[24:]]))  # whose times are missing then
+    (note,) = notes(path, context=24, horizon=8, regularize=True)
+    assert note.startswith("channel v: row 53 holds 1e+25")
+
+
+@pytest.mark.parametrize("has_times", [True, False])
+def test_a_row_of_a_panel_is_named_by_its_series(tmp_path, has_times):
+    rows = [
+        f"{name},2024-01-{1 + t:02},{t % 7 if (name, t) != ('b', 12) else 1e12}" for name in "abc" for t in range(30)
+    ]
+    rows = rows if has_times else [row.replace(row.split(",")[1] + ",", "") for row in rows]
+    header = "id,time,u" if has_times else "id,u"
+    (tmp_path / "panel.csv").write_text("\n".join([header, *rows]))
+    (note,) = notes(tmp_path / "panel.csv", context=4, horizon=2)
+    assert note.startswith(f"channel u: series b, {'time 2024-01-13' if has_times else 'row 13'} holds 1e+12")
 
 
 def test_series_in_their_file_are_searched_chunk_by_chunk(tmp_path, x, monkeypatch):

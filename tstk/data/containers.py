@@ -250,6 +250,8 @@ class Table(ShortRepr):
         classes: names of these classes
         sampling_rate: in Hz, if the file has it and no times
         name: of the series of a set that this is, see `list_tables`; None if it is a file of its own
+        file_rows: [T] place of each row in its file, from 0, of which those that were inserted have none; None if none
+            were
 
     Raises:
         DataError: there are no rows, a column of a file is empty, a value is infinite, or the times run backwards
@@ -264,6 +266,7 @@ class Table(ShortRepr):
     classes: tuple[str, ...] = ()
     sampling_rate: float | None = None
     name: str | None = None
+    file_rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if 0 in self.values.shape:
@@ -295,6 +298,7 @@ class Table(ShortRepr):
             values=self.values[start:stop],
             times=None if self.times is None else self.times[start:stop],
             sample_labels=None if self.sample_labels is None else self.sample_labels[start:stop],
+            file_rows=None if self.file_rows is None else self.file_rows[start:stop],
         )
 
 

@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -188,12 +189,14 @@ class Segment:
         first_row: place of the first one in its file or series, from 0
         times: of the rows, or None
         name: of the series; None where the table has no other
+        file_rows: place of each row in its file, from 0; None if rows follow each other from the first one
     """
 
     num_rows: int
     first_row: int = 0
     times: Times | None = None
     name: str | None = None
+    file_rows: NDArray[np.int64] | None = None
 
 
 class WindowDataset(ShortRepr):
@@ -262,6 +265,17 @@ class WindowDataset(ShortRepr):
     def get_segment(self, row: int) -> Segment:
         """Return the series of a window."""
         return self.segments[int(self._segment_index[row])]
+
+    def name_row(self, row: int) -> str:
+        """Return how messages name a row of the table: by its place in the file from 1, or its series and time."""
+        ends = np.cumsum([segment.num_rows for segment in self.segments])
+        i = int(np.searchsorted(ends, row, side="right"))
+        segment, place = self.segments[i], row - int(ends[i]) + self.segments[i].num_rows
+        if segment.name is not None and segment.times is not None:
+            return f"series {segment.name}, time {segment.times[place : place + 1].write()[0]}"
+        series = "" if segment.name is None else f"series {segment.name}, "
+        file_row = segment.first_row + place if segment.file_rows is None else int(segment.file_rows[place])
+        return f"{series}row {file_row + 1}"
 
     def get_times(self, row: int, length: int) -> NDArray[Any] | None:
         """Return the times of the first `length` rows of a window and its targets, as clocks show them; or None."""

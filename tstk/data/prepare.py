@@ -72,7 +72,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     conditioning_dims = _add_conditioning(splits, series_sets, config)
     notes = [*_collect_notes(series_sets), *filter(None, [task_note])]
     notes += describe_offset(train.x, channels, offset) + _describe_label_leaks(splits["train"])
-    notes += describe_far_values(splits["train"].x, channels, offset, "series")
+    notes += describe_far_values(splits["train"].x, channels, offset)
     notes += describe_repeated_extremes(splits["train"].x, channels, offset)
     split_description, note = _add_validation_split(name, splits, series_sets, config)
     if test_description:
@@ -297,7 +297,7 @@ def prepare_forecasting(name: str, parts: Mapping[str, SeriesSet | Table], confi
     notes = _collect_notes(parts) + _describe_unused_targets(parts["train"]) + notes
     train_values = splits["train"].table[None]
     mean, std = _compute_standardization(train_values, config.standardize)
-    notes += describe_far_values(train_values, channels, offset, "row")
+    notes += describe_far_values(train_values, channels, offset, splits["train"].name_row)
     notes += describe_repeated_extremes(train_values, channels, offset)
     for split in ("val", "test"):
         _reject_overflow(splits[split], mean, std, f"{name}, {split} split")
@@ -386,7 +386,13 @@ def _build_windows(
         )
     values = np.concatenate([table.values[start:stop] for table, start, stop in parts]).T
     segments = [
-        Segment(stop - start, start, None if table.times is None else table.times[start:stop], table.name)
+        Segment(
+            stop - start,
+            start,
+            None if table.times is None else table.times[start:stop],
+            table.name,
+            None if table.file_rows is None else table.file_rows[start:stop],
+        )
         for table, start, stop in parts
     ]
     notes = []

@@ -221,8 +221,11 @@ def insert_missing_rows(table: Table) -> Table:
     values[positions] = table.values
     note = f"{num_rows - len(positions):,} missing rows are inserted without samples, so that steps are {step}"
     note += "; numbers of rows count them"
-    times = insert_times(table.times, positions)
-    return replace(table, values=values, times=times, note="; ".join(filter(None, (table.note, note))))
+    times, file_rows = insert_times(table.times, positions), np.full(num_rows, -1)
+    file_rows[positions] = np.arange(len(positions))
+    return replace(
+        table, values=values, times=times, file_rows=file_rows, note="; ".join(filter(None, (table.note, note)))
+    )
 
 
 def _write(times: Times, row: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,10 @@ _SAMPLE_SIZE = 2**18
 
 
 def describe_far_values(
-    x: Tensor | LazyArray, channels: Sequence[str], offset: NDArray[np.float64] | None, kind: str
+    x: Tensor | LazyArray,
+    channels: Sequence[str],
+    offset: NDArray[np.float64] | None,
+    name_row: Callable[[int], str] | None = None,
 ) -> list[str]:
     """Return a note for each channel with a value far from all others, which makes mean and deviation useless.
 
@@ -50,7 +53,7 @@ def describe_far_values(
         x: [N, C, T] samples, NaN where missing
         channels: C names
         offset: [C] that was subtracted from the samples; None if none was
-        kind: "series", or "row" if x holds the rows of one table
+        name_row: names a row for messages, where x holds those of a table; None if it holds series
     """
     low, median, high = (torch.from_numpy(q)[:, None] for q in _estimate_quartiles(x))
     spread = high - low
@@ -63,16 +66,16 @@ def describe_far_values(
         counts += ((distance > FAR * spread) & (spread > 0)).sum(1)
         nearest, index = distance.max(1)
         is_farther = nearest > farthest
-        at = start + (index if kind == "row" else index // chunk.shape[2])
+        at = start + (index if name_row else index // chunk.shape[2])
         farthest, places = torch.where(is_farther, nearest, farthest), torch.where(is_farther, at.double(), places)
         values = torch.where(is_farther, rows.gather(1, index[:, None])[:, 0], values)
-        start += chunk.shape[2] if kind == "row" else len(chunk)
+        start += chunk.shape[2] if name_row else len(chunk)
     level = np.zeros(len(channels)) if offset is None else offset
+    names = [name_row(int(i)) if name_row else f"series {int(i) + 1}" for i in places]
     others = [f" (and {count - 1} more values are as far off)" if count > 1 else "" for count in counts.tolist()]
     return [
-        f"channel {name}: {kind} {int(places[c]) + 1} holds {float(values[c]) + level[c]:.6g}"
-        f"{others[c]}, while half of all values "
-        f"lie between {float(low[c]) + level[c]:.6g} and {float(high[c]) + level[c]:.6g}; such values decide mean and "
+        f"channel {name}: {names[c]} holds {float(values[c]) + level[c]:.6g}{others[c]}, while half of all values lie "
+        f"between {float(low[c]) + level[c]:.6g} and {float(high[c]) + level[c]:.6g}; such values decide mean and "
         "standard deviation; if they are errors, mark them as missing (NaN)"
         for c, name in enumerate(channels)
         if counts[c]
