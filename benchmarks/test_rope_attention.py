@@ -218,7 +218,7 @@ def make_contenders(
         ),
     }
     if device == "cuda" or dtype == torch.float32:  # elsewhere torch is the backend that `auto` selects
-        table |= {"tstk, torch backend": make_contender(partial(ours, backend="torch"))}
+        table |= {"tstk, torch backend": make_contender(use_backend("torch")(ours))}
     if device == "cuda":
         kernels = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cuDNN": "CUDNN_ATTENTION"}
         table |= {
