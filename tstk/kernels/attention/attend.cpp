@@ -1,7 +1,8 @@
 // Scaled dot-product attention of short sequences and narrow heads, forward and backward, one head after another.
 //
 // Scores, probabilities and their gradients stay in the cache: a head is computed in blocks of queries, and only the
-// output and the log-sum-exp of each row of scores leave it. The backward pass computes the probabilities again.
+// output and two numbers for each row of scores leave it. The backward pass computes the probabilities again; with one
+// number, the logarithm of the sum, those of large scores would lose digits.
 
 #include <immintrin.h>
 
@@ -205,9 +206,10 @@ int64_t scratch_size(const Sizes* s) {
   return 2 * (s->block + s->width) * keys + (3 * s->keys + 3 * s->block) * width;
 }
 
-// Attend in heads begin to end of [series x heads]. out [series, queries, heads, width], lse [series x heads, queries].
+// Attend in heads begin to end of [series x heads]. Beside out [series, queries, heads, width] it
+// returns for each row of scores its highest one and 1 / sum(e^(score - highest)): stats [series x heads, queries, 2].
 void forward(const float* q, const float* k, const float* v, const float* bias, const int16_t* bits, int64_t begin,
-             int64_t end, const Sizes* s, float scale, float kept, float* out, float* lse, float* scratch) {
+             int64_t end, const Sizes* s, float scale, float kept, float* out, float* stats, float* scratch) {
   const int64_t n = s->queries, m = s->keys, d = s->width, keys = pad(m), width = pad(d);
   const bool is_whole = d == width;
   float *transposed = scratch, *scores = transposed + d * keys, *v_buffer = scores + s->block * keys,
@@ -237,7 +239,7 @@ void forward(const float* q, const float* k, const float* v, const float* bias, 
           total += p;
         }
         const float all = sum(total), inverse = all > 0 ? 1 / all : 0;
-        lse[head * n + query] = all > 0 ? origin + __builtin_logf(all) : __builtin_inff();
+        stats[2 * (head * n + query)] = origin, stats[2 * (head * n + query) + 1] = inverse;
         const int16_t* draws = bits + (head * n + query) * m;
         for (int64_t j = 0; j < keys; j += LANES) {
           const Floats p = load(row + j) * inverse;
@@ -254,7 +256,7 @@ void forward(const float* q, const float* k, const float* v, const float* bias, 
 
 // Gradients dq, dk and dv, strided as q_to and k_to say, from that of out.
 void backward(const float* q, const float* k, const float* v, const float* bias, const int16_t* bits,
-              const float* lse, const float* grad, int64_t begin, int64_t end, const Sizes* s, const Strides* g,
+              const float* stats, const float* grad, int64_t begin, int64_t end, const Sizes* s, const Strides* g,
               const Strides* q_to, const Strides* k_to, float scale, float kept, float* dq, float* dk, float* dv,
               float* scratch) {
   const int64_t n = s->queries, m = s->keys, d = s->width, keys = pad(m), width = pad(d);
@@ -283,11 +285,12 @@ void backward(const float* q, const float* k, const float* v, const float* bias,
       for (int64_t i = 0; i < rows; i++) {
         float *p_row = probs + i * keys, *s_row = score_grad + i * keys;
         const int64_t query = first + i, last_key = s->causal ? query + m - n : keys;
-        const float origin = lse[head * n + query];
+        const float origin = stats[2 * (head * n + query)], inverse = stats[2 * (head * n + query) + 1];
         const int16_t* draws = bits + (head * n + query) * m;
         Floats total{};
         for (int64_t j = 0; j < keys; j += LANES) {
-          const Floats p = exponential(mask(load(p_row + j), scale, bias + series * s->bias, j, last_key) - origin);
+          const Floats x = mask(load(p_row + j), scale, bias + series * s->bias, j, last_key);
+          const Floats p = exponential(x - origin) * inverse;
           Floats dp = load(s_row + j);
           if (bits) dp *= draw(draws + j, s->threshold, kept);
           store(s_row + j, dp);

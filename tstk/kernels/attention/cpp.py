@@ -71,25 +71,25 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, bits: Tensor | None, call: _Call) -> Tensor:
         q, k, v = map(_make_readable, (q, k, v))
         b, h, n, _ = q.shape
-        out, lse = _allocate_like(q), q.new_empty(b, h, n)
+        out, stats = _allocate_like(q), q.new_empty(b, h, n, 2)
         sizes = _list_sizes(q, k, v, bias, out, call)
         library = LIBRARY.load()
         size = library.scratch_size(sizes)
         inputs = [t.data_ptr() for t in (q, k, v, bias)] + [0 if bits is None else bits.data_ptr()]
-        factors, outputs = (call.scale, call.factor), (out.data_ptr(), lse.data_ptr())
+        factors, outputs = (call.scale, call.factor), (out.data_ptr(), stats.data_ptr())
 
         def compute(heads: slice) -> None:
-            scratch = lse.new_empty(size)
+            scratch = stats.new_empty(size)
             library.forward(*inputs, heads.start, heads.stop, sizes, *factors, *outputs, scratch.data_ptr())
 
         map_row_slices(compute, b * h, b * h * n * k.shape[2], q.device)
-        ctx.save_for_backward(q, k, v, bias, bits, lse)
+        ctx.save_for_backward(q, k, v, bias, bits, stats)
         ctx.call, ctx.sizes, ctx.size = call, sizes, size
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias, bits, lse = ctx.saved_tensors
+        q, k, v, bias, bits, stats = ctx.saved_tensors
         if torch.is_grad_enabled() or is_traced(grad):  # the gradient will be differentiated in turn, or is one of many
             return *_differentiate(ctx, grad), None, None, None
         grad = _make_readable(grad)
@@ -97,12 +97,12 @@ class _Attention(torch.autograd.Function):
         strides = [(c_int64 * 3)(*_list_strides(t)) for t in (grad, *gradients[:2])]
         b, h, n, _ = q.shape
         library, bits_pointer = LIBRARY.load(), 0 if bits is None else bits.data_ptr()
-        inputs = [*(t.data_ptr() for t in (q, k, v, bias)), bits_pointer, lse.data_ptr(), grad.data_ptr()]
+        inputs = [*(t.data_ptr() for t in (q, k, v, bias)), bits_pointer, stats.data_ptr(), grad.data_ptr()]
         options = (ctx.sizes, *strides, ctx.call.scale, ctx.call.factor)
         outputs = [t.data_ptr() for t in gradients]
 
         def compute(heads: slice) -> None:
-            scratch = lse.new_empty(ctx.size)
+            scratch = stats.new_empty(ctx.size)
             library.backward(*inputs, heads.start, heads.stop, *options, *outputs, scratch.data_ptr())
 
         map_row_slices(compute, b * h, b * h * n * k.shape[2], q.device)
