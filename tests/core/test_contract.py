@@ -12,7 +12,6 @@ from tstk.builtin.losses.cross_entropy import CrossEntropy
 from tstk.builtin.tokenizers.patch import Patch
 from tstk.core.contract import check_outputs
 from tstk.errors import IncompatibleError
-from tstk.plugins.registry import get_registry
 
 
 class WithoutOut(tstk.Encoder):
