@@ -12,6 +12,7 @@ from tstk.builtin.losses.cross_entropy import CrossEntropy
 from tstk.builtin.tokenizers.patch import Patch
 from tstk.core.contract import check_outputs
 from tstk.errors import IncompatibleError
+from tstk.plugins.local import register_component
 
 
 class WithoutOut(tstk.Encoder):
@@ -135,8 +136,28 @@ def test_fit_names_the_class_that_breaks_its_contract_and_its_line(component, np
     assert not (tmp_path / "run").exists()
 
 
+class BatchNorm(tstk.Encoder):
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.norm = nn.BatchNorm1d(spec.dim)
+
+    def forward(self, tokens):
+        return tokens.replace(values=self.norm(tokens.values.mT).mT)
+
+
+class HardInEvaluation(CrossEntropy):
+    def forward(self, step_output):
+        losses = super().forward(step_output)
+        return losses if self.training else {name: value.detach() for name, value in losses.items()}
+
+
+def test_a_loss_without_gradients_in_evaluation_alone_is_accepted(build, labelled_spec, ragged):
+    loss = {"use": register_component("loss", HardInEvaluation)}
+    check_outputs(build(labelled_spec, head="linear", loss=loss).eval(), ragged())
+
+
 def test_checking_outputs_changes_neither_state_nor_random_numbers(build, labelled_spec, ragged):
-    pipeline = build(labelled_spec, head="linear").train()
+    pipeline = build(labelled_spec, encoder={"use": register_component("encoder", BatchNorm)}, head="linear").train()
     pipeline.encoder.eval()
     state = {k: v.clone() for k, v in pipeline.state_dict().items()}
     random_state = torch.get_rng_state()

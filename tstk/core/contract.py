@@ -17,7 +17,6 @@ from torch import Tensor
 
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.pipeline import Pipeline
-from tstk.core.prediction import eval_mode
 from tstk.core.rng import SampleRNG
 from tstk.core.task import get_task
 from tstk.core.types import Series, Spec, StepOutput, Tokens
@@ -46,13 +45,28 @@ def check_outputs(pipeline: Pipeline, series: Series) -> None:
         IncompatibleError: an output is not what its component promises
     """
     assert series.sample_id is not None
-    with eval_mode(pipeline), torch.enable_grad(), torch.random.fork_rng(devices=[]), checked_outputs(pipeline):
+    with _training_mode(pipeline), torch.random.fork_rng(devices=[]), checked_outputs(pipeline):
         try:
             pipeline(series, SampleRNG(0, 0, series.sample_id))
         except IncompatibleError:
             raise
         except Exception:  # training raises it again, or says that memory does not suffice
             return
+
+
+@contextmanager
+def _training_mode(pipeline: Pipeline) -> Iterator[None]:
+    """Train inside the context, as a loss may have no gradient otherwise; modes and buffers are restored afterwards."""
+    modes = [(module, module.training) for module in pipeline.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in pipeline.buffers()]  # batch normalization updates its own
+    pipeline.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
 
 @contextmanager
@@ -180,7 +194,8 @@ def _check_loss(pipeline: Pipeline, loss: Loss, args: tuple[StepOutput], output:
     encoded = args[0].encoded
     penalties = args[0].tokens.aux_losses | (encoded.aux_losses if encoded is not None else {})
     terms = [*output.values(), *penalties.values()]
-    if any(p.requires_grad for p in pipeline.parameters()) and not any(t.requires_grad for t in terms):
+    trains = loss.training and any(p.requires_grad for p in pipeline.parameters())
+    if trains and not any(t.requires_grad for t in terms):
         return (
             f"no gradient can flow from the loss {', '.join(map(repr, output))}; compute it from `step_output` without "
             "`.detach()`, `.item()` or `torch.no_grad()`"
