@@ -58,15 +58,19 @@ def check_outputs(pipeline: Pipeline, series: Series) -> None:
 def _training_mode(pipeline: Pipeline) -> Iterator[None]:
     """Train inside the context, as a loss may have no gradient otherwise; modes and buffers are restored afterwards."""
     modes = [(module, module.training) for module in pipeline.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in pipeline.buffers()]  # batch normalization updates its own
+    # batch normalization updates its own, and a component may put another tensor in the place of one
+    owners = [
+        (module._buffers, name, buffer) for module in pipeline.modules() for name, buffer in module._buffers.items()
+    ]
+    buffers = [(owner, name, buffer, buffer.clone()) for owner, name, buffer in owners if buffer is not None]
     pipeline.train()
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        for owner, name, buffer, value in buffers:
+            owner[name] = buffer.copy_(value)
 
 
 @contextmanager
