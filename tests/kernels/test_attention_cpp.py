@@ -1,5 +1,10 @@
 """Attention in C++: outputs, gradients and draws against the reference in float64."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -107,6 +112,23 @@ def test_heads_divided_among_threads_have_the_same_bits(threads):
         assert all(map(torch.equal, compute("cpp", inputs, dropout=0.1), expected))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_both_instruction_sets_give_the_same_to_rounding(tmp_path):
+    script = (
+        "import sys, torch; from tests.kernels.test_attention_cpp import compute, make_inputs, make_mask;"
+        "results = compute('cpp', make_inputs(3, 2, 37, 75, 24), make_mask(3, 75), causal=True, dropout=0.2);"
+        "torch.save(results, sys.argv[1])"
+    )
+    results = []
+    for capability in ("avx2", "default"):
+        env = os.environ | {"TSTK_CACHE": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+        env |= {"ATEN_CPU_CAPABILITY": capability} if capability == "avx2" else {}
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / capability)], env=env, check=True)
+        results.append(torch.load(tmp_path / capability))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=5e-6)
 
 
 def test_strides_do_not_matter():

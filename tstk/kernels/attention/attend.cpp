@@ -174,6 +174,10 @@ void unpack(const float* x, int64_t rows, int64_t width, float* out, int64_t str
   }
 }
 
+void clear(float* x, int64_t rows, int64_t width, int64_t stride) {
+  for (int64_t i = 0; i < rows; i++) std::memset(x + i * stride, 0, width * sizeof(float));
+}
+
 Ints count_lanes() {
   Ints lanes;
   for (int i = 0; i < LANES; i++) lanes[i] = i;
@@ -186,6 +190,12 @@ inline Floats mask(Floats scores, float scale, const float* bias, int64_t j, int
   if (j + LANES <= last_key + 1) return scores;
   const Ints index = count_lanes() + static_cast<int32_t>(j);
   return index > static_cast<int32_t>(last_key) ? fill(-__builtin_inff()) : scores;
+}
+
+// Columns of scores, in whole vectors, that the first `queries` queries of a head may see.
+int64_t count_visible(const Sizes* s, int64_t queries) {
+  const int64_t keys = pad(s->keys), visible = pad(queries + s->keys - s->queries);
+  return !s->causal || visible > keys ? keys : visible < LANES ? LANES : visible;
 }
 
 // 1 / (1 - rate) for probabilities that dropout keeps, 0 for others.
@@ -221,19 +231,19 @@ void forward(const float* q, const float* k, const float* v, const float* bias, 
     const Rows values = pack(v + series * s->v.series + h * s->v.head, s->v.token, m, d, v_buffer);
     float* y = out + series * s->out.series + h * s->out.head;
     for (int64_t first = 0; first < n; first += s->block) {
-      const int64_t rows = n - first < s->block ? n - first : s->block;
-      multiply<false>(queries + first * s->q.token, s->q.token, 1, transposed, keys, rows, d, keys, scores, keys);
+      const int64_t rows = n - first < s->block ? n - first : s->block, visible = count_visible(s, first + rows);
+      multiply<false>(queries + first * s->q.token, s->q.token, 1, transposed, keys, rows, d, visible, scores, keys);
       for (int64_t i = 0; i < rows; i++) {
         float* row = scores + i * keys;
         const int64_t query = first + i, last_key = s->causal ? query + m - n : keys;
         Floats best = fill(-__builtin_inff()), total{};
-        for (int64_t j = 0; j < keys; j += LANES) {
+        for (int64_t j = 0; j < visible; j += LANES) {
           const Floats x = mask(load(row + j), scale, bias + series * s->bias, j, last_key);
           store(row + j, x);
           best = x > best ? x : best;
         }
         const float peak = highest(best), origin = peak == -__builtin_inff() ? 0 : peak;
-        for (int64_t j = 0; j < keys; j += LANES) {
+        for (int64_t j = 0; j < visible; j += LANES) {
           const Floats p = exponential(load(row + j) - origin);
           store(row + j, p);
           total += p;
@@ -241,14 +251,14 @@ void forward(const float* q, const float* k, const float* v, const float* bias, 
         const float all = sum(total), inverse = all > 0 ? 1 / all : 0;
         stats[2 * (head * n + query)] = origin, stats[2 * (head * n + query) + 1] = inverse;
         const int16_t* draws = bits + (head * n + query) * m;
-        for (int64_t j = 0; j < keys; j += LANES) {
+        for (int64_t j = 0; j < visible; j += LANES) {
           const Floats p = load(row + j) * inverse;
           store(row + j, bits ? p * draw(draws + j, s->threshold, kept) : p);
         }
       }
       float* to = y + first * s->out.token;
-      multiply<false>(scores, keys, 1, values.data, values.stride, rows, m, width, is_whole ? to : outputs,
-                      is_whole ? s->out.token : width);
+      multiply<false>(scores, keys, 1, values.data, values.stride, rows, visible < m ? visible : m, width,
+                      is_whole ? to : outputs, is_whole ? s->out.token : width);
       if (!is_whole) unpack(outputs, rows, d, to, s->out.token);
     }
   }
@@ -276,19 +286,22 @@ void backward(const float* q, const float* k, const float* v, const float* bias,
     const int64_t place = series * k_to->series + h * k_to->head;
     float *dk_rows = is_whole ? dk + place : dk_buffer, *dv_rows = is_whole ? dv + place : dv_buffer;
     const int64_t to_stride = is_whole ? k_to->token : width;
+    clear(dk_rows, m, width, to_stride);
+    clear(dv_rows, m, width, to_stride);
     for (int64_t first = 0; first < n; first += s->block) {
-      const int64_t rows = n - first < s->block ? n - first : s->block;
+      const int64_t rows = n - first < s->block ? n - first : s->block, visible = count_visible(s, first + rows);
+      const int64_t inner = visible < m ? visible : m;
       const Rows q_rows = pack(queries + first * s->q.token, s->q.token, rows, d, q_buffer);
       const Rows g_rows = pack(grads + first * g->token, g->token, rows, d, g_buffer);
-      multiply<false>(q_rows.data, q_rows.stride, 1, k_transposed, keys, rows, d, keys, probs, keys);
-      multiply<false>(g_rows.data, g_rows.stride, 1, v_transposed, keys, rows, d, keys, score_grad, keys);
+      multiply<false>(q_rows.data, q_rows.stride, 1, k_transposed, keys, rows, d, visible, probs, keys);
+      multiply<false>(g_rows.data, g_rows.stride, 1, v_transposed, keys, rows, d, visible, score_grad, keys);
       for (int64_t i = 0; i < rows; i++) {
         float *p_row = probs + i * keys, *s_row = score_grad + i * keys;
         const int64_t query = first + i, last_key = s->causal ? query + m - n : keys;
         const float origin = stats[2 * (head * n + query)], inverse = stats[2 * (head * n + query) + 1];
         const int16_t* draws = bits + (head * n + query) * m;
         Floats total{};
-        for (int64_t j = 0; j < keys; j += LANES) {
+        for (int64_t j = 0; j < visible; j += LANES) {
           const Floats x = mask(load(p_row + j), scale, bias + series * s->bias, j, last_key);
           const Floats p = exponential(x - origin) * inverse;
           Floats dp = load(s_row + j);
@@ -298,21 +311,16 @@ void backward(const float* q, const float* k, const float* v, const float* bias,
           total = multiply_add(p, dp, total);
         }
         const float delta = sum(total);
-        for (int64_t j = 0; j < keys; j += LANES) {
+        for (int64_t j = 0; j < visible; j += LANES) {
           const Floats p = load(p_row + j);
           store(s_row + j, p * scale * (load(s_row + j) - delta));
           if (bits) store(p_row + j, p * draw(draws + j, s->threshold, kept));
         }
       }
-      if (first) {
-        multiply<true>(probs, 1, keys, g_rows.data, g_rows.stride, m, rows, width, dv_rows, to_stride);
-        multiply<true>(score_grad, 1, keys, q_rows.data, q_rows.stride, m, rows, width, dk_rows, to_stride);
-      } else {
-        multiply<false>(probs, 1, keys, g_rows.data, g_rows.stride, m, rows, width, dv_rows, to_stride);
-        multiply<false>(score_grad, 1, keys, q_rows.data, q_rows.stride, m, rows, width, dk_rows, to_stride);
-      }
+      multiply<true>(probs, 1, keys, g_rows.data, g_rows.stride, inner, rows, width, dv_rows, to_stride);
+      multiply<true>(score_grad, 1, keys, q_rows.data, q_rows.stride, inner, rows, width, dk_rows, to_stride);
       float* to = dq + series * q_to->series + h * q_to->head + first * q_to->token;
-      multiply<false>(score_grad, keys, 1, k_rows.data, k_rows.stride, rows, m, width, is_whole ? to : dq_buffer,
+      multiply<false>(score_grad, keys, 1, k_rows.data, k_rows.stride, rows, inner, width, is_whole ? to : dq_buffer,
                       is_whole ? q_to->token : width);
       if (!is_whole) unpack(dq_buffer, rows, d, to, q_to->token);
     }

@@ -21,8 +21,8 @@ from tstk.kernels.threads import map_row_slices
 
 MAX_LANES = 16
 """Numbers in the longest vector register, up to which rows are padded."""
-BLOCK_SCORES, MIN_BLOCK = 1 << 14, 8
-"""Scores of a block of queries, and the smallest number of queries in one."""
+BLOCK_SCORES, MIN_BLOCK, CAUSAL_BLOCK = 1 << 14, 8, 32
+"""Scores of a block of queries, the fewest queries of one, and the most if later keys are left out."""
 
 _FACTORS = c_float, c_float
 LIBRARY = Library(
@@ -127,7 +127,7 @@ def _list_strides(x: Tensor) -> list[int]:
 def _list_sizes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, out: Tensor, call: _Call) -> Array[c_int64]:
     """Return the struct `Sizes` of the kernel."""
     _, h, n, d = q.shape
-    block = max(MIN_BLOCK, min(n, BLOCK_SCORES // bias.shape[1]))
+    block = max(MIN_BLOCK, min(CAUSAL_BLOCK if call.causal else n, BLOCK_SCORES // bias.shape[1]))
     bias_stride = bias.shape[1] if len(bias) > 1 else 0
     numbers = [h, n, k.shape[2], d, block, int(call.causal), call.threshold, bias_stride]
     numbers += [stride for t in (q, k, v, out) for stride in _list_strides(t)]
