@@ -74,8 +74,8 @@ def why_triton_unsupported(z: Tensor, codes: Tensor) -> str:
     return ""
 
 
-MAX_CPP_WIDTH = 128
-"""Largest width of the kernel in C++. From 192 channels on, a matrix product by MKL is a sum of several sums."""
+MAX_CPP_WIDTH = 1024
+"""Largest width of the kernel in C++: its buffer holds five tiles of such vectors."""
 MIN_CPP_WORK = 2**21
 """Products of numbers, rows x codes x width, from which on a search in C++ is worth its preparation."""
 MIN_COMPILED_WORK = 2**28

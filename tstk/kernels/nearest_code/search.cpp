@@ -7,6 +7,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -55,53 +56,98 @@ inline void keep_lowest(Floats score, Ints index, Floats& best, Ints& best_index
 constexpr int ROWS = 6;    // vectors of a tile
 constexpr int GROUPS = 2;  // registers of codes of a tile: 12 sums, two of codes and one of a vector are 15 registers
 constexpr int PANEL = GROUPS * LANES;
-constexpr int MAX_WIDTH = 128;
+constexpr int CHANNELS = 128;       // of a sum in their order, as in `torch.py`
+constexpr int MAX_WIDTH = 1024;     // as in `__init__.py`
+constexpr int MAX_TILES = 16;       // that share panels from the second level of the cache
+constexpr int64_t MAX_VALUES = 32768;  // of these panels, and of the vectors of these tiles: 128 KiB each
 
-// Find the lowest score of ROWS vectors [ROWS, width], and the first index of that score.
-void search_tile(const float* x, const float* panels, const float* norms, int64_t num_panels, int64_t width,
-                 float* scores, int64_t* ids) {
-  Floats best[ROWS];
-  Ints best_group[ROWS];
-  for (int r = 0; r < ROWS; r++) {
-    best[r] = fill(INFINITY);
-    best_group[r] = fill_ints(0);
+// The lowest score of each vector of a tile in each lane, and the first group of codes that has it.
+struct Lowest {
+  Floats scores[ROWS];
+  Ints groups[ROWS];
+};
+
+using Sums = Floats[ROWS][GROUPS];
+
+// Sum up channels [start, stop) of the products of ROWS vectors [ROWS, width] and the codes of a panel.
+inline void sum_products(const float* x, const float* panel, int64_t width, int64_t start, int64_t stop, Sums& sums) {
+  for (int g = 0; g < GROUPS; g++) {
+    const Floats codes = load(panel + start * PANEL + g * LANES);
+    for (int r = 0; r < ROWS; r++) sums[r][g] = multiply(fill(x[r * width + start]), codes);
   }
-  for (int64_t panel = 0; panel < num_panels; panel++) {
-    Floats sums[ROWS][GROUPS];
-    for (int g = 0; g < GROUPS; g++) {
-      const Floats codes = load(panels + g * LANES);
-      for (int r = 0; r < ROWS; r++) sums[r][g] = multiply(fill(x[r * width]), codes);
+  for (int64_t j = start + 1; j < stop; j++) {
+    Floats codes[GROUPS];
+    for (int g = 0; g < GROUPS; g++) codes[g] = load(panel + j * PANEL + g * LANES);
+    for (int r = 0; r < ROWS; r++) {
+      const Floats value = fill(x[r * width + j]);
+      for (int g = 0; g < GROUPS; g++) sums[r][g] = multiply_add(value, codes[g], sums[r][g]);
     }
-    for (int64_t j = 1; j < width; j++) {
-      Floats codes[GROUPS];
-      for (int g = 0; g < GROUPS; g++) codes[g] = load(panels + j * PANEL + g * LANES);
-      for (int r = 0; r < ROWS; r++) {
-        const Floats value = fill(x[r * width + j]);
-        for (int g = 0; g < GROUPS; g++) sums[r][g] = multiply_add(value, codes[g], sums[r][g]);
-      }
-    }
+  }
+}
+
+// Lower the scores of a tile of vectors x [ROWS, width] by those of the codes of panels [first, last).
+void search_panels(const float* x, const float* panels, const float* norms, int64_t first, int64_t last,
+                   int64_t width, Lowest& lowest) {
+  Lowest best = lowest;
+  for (int64_t panel = first; panel < last; panel++) {
+    const float* codes = panels + panel * width * PANEL;
+    int64_t start = (width - 1) / CHANNELS * CHANNELS;
+    Sums sums;
+    sum_products(x, codes, width, start, width, sums);
     for (int g = 0; g < GROUPS; g++) {
       const Floats norm = load(norms + panel * PANEL + g * LANES);
+      for (int r = 0; r < ROWS; r++) sums[r][g] = add(sums[r][g], norm);
+    }
+    while (start > 0) {
+      start -= CHANNELS;
+      Sums others;
+      sum_products(x, codes, width, start, start + CHANNELS, others);
+      for (int r = 0; r < ROWS; r++)
+        for (int g = 0; g < GROUPS; g++) sums[r][g] = add(sums[r][g], others[r][g]);
+    }
+    for (int g = 0; g < GROUPS; g++) {
       const Ints group = fill_ints(static_cast<int>(panel * GROUPS + g));
-      for (int r = 0; r < ROWS; r++) keep_lowest(add(sums[r][g], norm), group, best[r], best_group[r]);
-    }
-    panels += width * PANEL;
-  }
-  for (int r = 0; r < ROWS; r++) {
-    float lane_scores[LANES];
-    int lane_groups[LANES];
-    store(lane_scores, best[r]);
-    store(lane_groups, best_group[r]);
-    scores[r] = lane_scores[0];
-    ids[r] = static_cast<int64_t>(lane_groups[0]) * LANES;
-    for (int lane = 1; lane < LANES; lane++) {
-      const int64_t index = static_cast<int64_t>(lane_groups[lane]) * LANES + lane;
-      if (lane_scores[lane] < scores[r] || (lane_scores[lane] == scores[r] && index < ids[r])) {
-        scores[r] = lane_scores[lane];
-        ids[r] = index;
-      }
+      for (int r = 0; r < ROWS; r++) keep_lowest(sums[r][g], group, best.scores[r], best.groups[r]);
     }
   }
+  lowest = best;
+}
+
+// Return the lowest score of a vector, and the first index of that score.
+void select_lane(Floats lane_scores, Ints lane_groups, float& score, int64_t& id) {
+  float values[LANES];
+  int groups[LANES];
+  store(values, lane_scores);
+  store(groups, lane_groups);
+  score = values[0];
+  id = static_cast<int64_t>(groups[0]) * LANES;
+  for (int lane = 1; lane < LANES; lane++) {
+    const int64_t index = static_cast<int64_t>(groups[lane]) * LANES + lane;
+    if (values[lane] < score || (values[lane] == score && index < id)) {
+      score = values[lane];
+      id = index;
+    }
+  }
+}
+
+// Subtract the mean from a vector [width], and return the square of its norm, for any instructions the same sum.
+float center(const float* x, const float* mean, int64_t width, float* centered) {
+  constexpr int SUMS = 16;
+  float sums[SUMS] = {};
+  int64_t j = 0;
+  for (; j + SUMS <= width; j += SUMS) {
+    for (int k = 0; k < SUMS; k++) {
+      centered[j + k] = x[j + k] - mean[j + k];
+      sums[k] += centered[j + k] * centered[j + k];
+    }
+  }
+  for (int k = 0; j < width; j++, k++) {
+    centered[j] = x[j] - mean[j];
+    sums[k] += centered[j] * centered[j];
+  }
+  for (int half = SUMS / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; k++) sums[k] += sums[k + half];
+  return sums[0];
 }
 
 }  // namespace
@@ -128,25 +174,32 @@ void pack(const float* codes, const float* squared_norms, int64_t num_codes, int
 // it, or not finite: their ids [rows] and scores [rows] mean nothing. `squares` are the norms |x - mean|^2.
 int64_t search(const float* x, const float* mean, const float* panels, const float* norms, int64_t rows,
                int64_t num_panels, int64_t width, float max_square, float* scores, float* squares, int64_t* ids) {
-  float centered[ROWS * MAX_WIDTH], tile_scores[ROWS];
-  int64_t tile_ids[ROWS], out_of_range = 0;
-  for (int64_t first = 0; first < rows; first += ROWS) {
-    const int64_t count = rows - first < ROWS ? rows - first : ROWS;
+  float centered[MAX_VALUES];
+  Lowest lowest[MAX_TILES];
+  const int64_t block = ROWS * std::min<int64_t>(MAX_TILES, MAX_VALUES / (ROWS * width));
+  const int64_t step = std::max<int64_t>(1, MAX_VALUES / (PANEL * width));
+  int64_t out_of_range = 0;
+  for (int64_t first = 0; first < rows; first += block) {
+    const int64_t count = std::min(rows - first, block), tiles = (count + ROWS - 1) / ROWS;
     for (int64_t r = 0; r < count; r++) {
-      float square = 0;
-      for (int64_t j = 0; j < width; j++) {
-        const float value = x[(first + r) * width + j] - mean[j];
-        centered[r * width + j] = value;
-        square += value * value;
-      }
-      squares[first + r] = square;
-      out_of_range += !(square <= max_square);
+      squares[first + r] = center(x + (first + r) * width, mean, width, centered + r * width);
+      out_of_range += !(squares[first + r] <= max_square);
     }
-    for (int64_t i = count * width; i < ROWS * width; i++) centered[i] = 0;
-    search_tile(centered, panels, norms, num_panels, width, tile_scores, tile_ids);
+    std::fill(centered + count * width, centered + tiles * ROWS * width, 0.0f);
+    for (int64_t tile = 0; tile < tiles; tile++) {
+      for (int r = 0; r < ROWS; r++) {
+        lowest[tile].scores[r] = fill(INFINITY);
+        lowest[tile].groups[r] = fill_ints(0);
+      }
+    }
+    for (int64_t panel = 0; panel < num_panels; panel += step) {
+      const int64_t last = std::min(panel + step, num_panels);
+      for (int64_t tile = 0; tile < tiles; tile++)
+        search_panels(centered + tile * ROWS * width, panels, norms, panel, last, width, lowest[tile]);
+    }
     for (int64_t r = 0; r < count; r++) {
-      scores[first + r] = tile_scores[r];
-      ids[first + r] = tile_ids[r];
+      const Lowest& tile = lowest[r / ROWS];
+      select_lane(tile.scores[r % ROWS], tile.groups[r % ROWS], scores[first + r], ids[first + r]);
     }
   }
   return out_of_range;

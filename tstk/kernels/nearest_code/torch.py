@@ -15,6 +15,8 @@ from tstk.kernels.threads import map_row_slices
 
 BLOCK_ROWS, MAX_BLOCKS = 4, 8
 """Rows that MKL multiplies together, and the largest number of threads for which each gets whole blocks of them."""
+CHANNELS = 128
+"""Channels of a product on a CPU, few enough for MKL to sum them up in order; `search.cpp` adds up the same sums."""
 
 
 def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +50,7 @@ def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Ten
     vector would depend on its place in the batch: chunks are computed in whole blocks, with rows that do not count.
     """
     width, codes = table.shape
+    *starts, last = range(0, max(1, width - 1), CHANNELS if x.device.type == "cpu" else width)
     scores, squares = code_mean.new_empty(2, len(x)).unbind()
     ids = code_mean.new_empty(len(x), dtype=torch.long)
 
@@ -60,7 +63,11 @@ def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Ten
         for rows, min_score, norm, argmin in zip(*(t.split(chunk_size) for t in tensors), strict=True):
             inputs, size = input_buffer[: len(rows)], -(-len(rows) // block) * block
             torch.linalg.vector_norm(torch.sub(rows, code_mean, out=inputs[:, :-1]), dim=1, out=norm)
-            product = torch.mm(input_buffer[:size], table, out=product_buffer[:size])[: len(rows)]
+            product = torch.mm(input_buffer[:size, last:], table[last:], out=product_buffer[:size])
+            for start in reversed(starts):
+                channels = slice(start, start + CHANNELS)
+                product.addmm_(input_buffer[:size, channels], table[channels])
+            product = product[: len(rows)]
             if product.device.type == "cpu":  # numpy's argmin is six times as fast as torch's
                 np.argmin(product.numpy(), 1, out=argmin.numpy())
                 torch.gather(product, 1, argmin[:, None], out=min_score[:, None])
