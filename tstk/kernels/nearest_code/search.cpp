@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstdint>
 
@@ -31,6 +32,15 @@ inline void keep_lowest(Floats score, Ints index, Floats& best, Ints& best_index
   best_index = _mm512_mask_mov_epi32(best_index, _mm512_cmp_ps_mask(score, best, _CMP_LT_OQ), index);
   best = _mm512_min_ps(score, best);
 }
+
+// Select the lowest score of all lanes, and the first index of that score.
+inline void select_lane(Floats scores, Ints groups, float& score, int64_t& id) {
+  score = _mm512_reduce_min_ps(scores);
+  const __mmask16 lowest = _mm512_cmp_ps_mask(scores, fill(score), _CMP_EQ_OQ);
+  const int group = _mm512_mask_reduce_min_epi32(lowest, groups);
+  const int lanes = _mm512_mask_cmpeq_epi32_mask(lowest, groups, fill_ints(group));
+  id = static_cast<int64_t>(group) * LANES + __builtin_ctz(lanes);
+}
 #else
 constexpr int LANES = 8;
 using Floats = __m256;
@@ -50,6 +60,19 @@ inline void keep_lowest(Floats score, Ints index, Floats& best, Ints& best_index
   best_index = _mm256_castps_si256(
       _mm256_blendv_ps(_mm256_castsi256_ps(best_index), _mm256_castsi256_ps(index), less));
   best = _mm256_min_ps(score, best);
+}
+
+inline void select_lane(Floats scores, Ints groups, float& score, int64_t& id) {
+  __m128 low = _mm_min_ps(_mm256_castps256_ps128(scores), _mm256_extractf128_ps(scores, 1));
+  low = _mm_min_ps(low, _mm_movehl_ps(low, low));
+  score = _mm_cvtss_f32(_mm_min_ss(low, _mm_movehdup_ps(low)));
+  const Ints lowest = _mm256_castps_si256(_mm256_cmp_ps(scores, fill(score), _CMP_EQ_OQ));
+  groups = _mm256_blendv_epi8(fill_ints(INT_MAX), groups, lowest);
+  __m128i first = _mm_min_epi32(_mm256_castsi256_si128(groups), _mm256_extracti128_si256(groups, 1));
+  first = _mm_min_epi32(first, _mm_shuffle_epi32(first, 0x4e));
+  const int group = _mm_cvtsi128_si32(_mm_min_epi32(first, _mm_shuffle_epi32(first, 0xb1)));
+  const int lanes = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(groups, fill_ints(group))));
+  id = static_cast<int64_t>(group) * LANES + __builtin_ctz(lanes);
 }
 #endif
 
@@ -86,68 +109,61 @@ inline void sum_products(const float* x, const float* panel, int64_t width, int6
 }
 
 // Lower the scores of a tile of vectors x [ROWS, width] by those of the codes of panels [first, last).
+template <bool IS_WIDE>
 void search_panels(const float* x, const float* panels, const float* norms, int64_t first, int64_t last,
                    int64_t width, Lowest& lowest) {
-  Lowest best = lowest;
+  Floats best[ROWS];
+  Ints best_group[ROWS];
+  for (int r = 0; r < ROWS; r++) {
+    best[r] = lowest.scores[r];
+    best_group[r] = lowest.groups[r];
+  }
   for (int64_t panel = first; panel < last; panel++) {
     const float* codes = panels + panel * width * PANEL;
-    int64_t start = (width - 1) / CHANNELS * CHANNELS;
-    Sums sums;
+    Sums sums, total;
+    int64_t start = 0;
+    if (IS_WIDE) {
+      sum_products(x, codes, width, 0, CHANNELS, total);
+      for (start = CHANNELS; start + CHANNELS < width; start += CHANNELS) {
+        sum_products(x, codes, width, start, start + CHANNELS, sums);
+        for (int r = 0; r < ROWS; r++)
+          for (int g = 0; g < GROUPS; g++) total[r][g] = add(total[r][g], sums[r][g]);
+      }
+    }
     sum_products(x, codes, width, start, width, sums);
     for (int g = 0; g < GROUPS; g++) {
       const Floats norm = load(norms + panel * PANEL + g * LANES);
-      for (int r = 0; r < ROWS; r++) sums[r][g] = add(sums[r][g], norm);
-    }
-    while (start > 0) {
-      start -= CHANNELS;
-      Sums others;
-      sum_products(x, codes, width, start, start + CHANNELS, others);
-      for (int r = 0; r < ROWS; r++)
-        for (int g = 0; g < GROUPS; g++) sums[r][g] = add(sums[r][g], others[r][g]);
-    }
-    for (int g = 0; g < GROUPS; g++) {
       const Ints group = fill_ints(static_cast<int>(panel * GROUPS + g));
-      for (int r = 0; r < ROWS; r++) keep_lowest(sums[r][g], group, best.scores[r], best.groups[r]);
+      for (int r = 0; r < ROWS; r++) {
+        const Floats score = add(sums[r][g], norm);
+        keep_lowest(IS_WIDE ? add(total[r][g], score) : score, group, best[r], best_group[r]);
+      }
     }
   }
-  lowest = best;
-}
-
-// Return the lowest score of a vector, and the first index of that score.
-void select_lane(Floats lane_scores, Ints lane_groups, float& score, int64_t& id) {
-  float values[LANES];
-  int groups[LANES];
-  store(values, lane_scores);
-  store(groups, lane_groups);
-  score = values[0];
-  id = static_cast<int64_t>(groups[0]) * LANES;
-  for (int lane = 1; lane < LANES; lane++) {
-    const int64_t index = static_cast<int64_t>(groups[lane]) * LANES + lane;
-    if (values[lane] < score || (values[lane] == score && index < id)) {
-      score = values[lane];
-      id = index;
-    }
+  for (int r = 0; r < ROWS; r++) {
+    lowest.scores[r] = best[r];
+    lowest.groups[r] = best_group[r];
   }
 }
 
-// Subtract the mean from a vector [width], and return the square of its norm, for any instructions the same sum.
+// Subtract the mean from a vector [width], and return the square of its norm: the same sum for all instructions.
 float center(const float* x, const float* mean, int64_t width, float* centered) {
-  constexpr int SUMS = 16;
-  float sums[SUMS] = {};
+  __m256 sums = _mm256_setzero_ps();
   int64_t j = 0;
-  for (; j + SUMS <= width; j += SUMS) {
-    for (int k = 0; k < SUMS; k++) {
-      centered[j + k] = x[j + k] - mean[j + k];
-      sums[k] += centered[j + k] * centered[j + k];
-    }
+  for (; j + 8 <= width; j += 8) {
+    const __m256 values = _mm256_sub_ps(_mm256_loadu_ps(x + j), _mm256_loadu_ps(mean + j));
+    _mm256_storeu_ps(centered + j, values);
+    sums = _mm256_add_ps(sums, _mm256_mul_ps(values, values));
   }
+  float squares[8];
+  _mm256_storeu_ps(squares, sums);
   for (int k = 0; j < width; j++, k++) {
     centered[j] = x[j] - mean[j];
-    sums[k] += centered[j] * centered[j];
+    squares[k] += centered[j] * centered[j];
   }
-  for (int half = SUMS / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; k++) sums[k] += sums[k + half];
-  return sums[0];
+  for (int half = 4; half > 0; half /= 2)
+    for (int k = 0; k < half; k++) squares[k] += squares[k + half];
+  return squares[0];
 }
 
 }  // namespace
@@ -178,6 +194,7 @@ int64_t search(const float* x, const float* mean, const float* panels, const flo
   Lowest lowest[MAX_TILES];
   const int64_t block = ROWS * std::min<int64_t>(MAX_TILES, MAX_VALUES / (ROWS * width));
   const int64_t step = std::max<int64_t>(1, MAX_VALUES / (PANEL * width));
+  const auto search_tile = width > CHANNELS ? search_panels<true> : search_panels<false>;
   int64_t out_of_range = 0;
   for (int64_t first = 0; first < rows; first += block) {
     const int64_t count = std::min(rows - first, block), tiles = (count + ROWS - 1) / ROWS;
@@ -195,7 +212,7 @@ int64_t search(const float* x, const float* mean, const float* panels, const flo
     for (int64_t panel = 0; panel < num_panels; panel += step) {
       const int64_t last = std::min(panel + step, num_panels);
       for (int64_t tile = 0; tile < tiles; tile++)
-        search_panels(centered + tile * ROWS * width, panels, norms, panel, last, width, lowest[tile]);
+        search_tile(centered + tile * ROWS * width, panels, norms, panel, last, width, lowest[tile]);
     }
     for (int64_t r = 0; r < count; r++) {
       const Lowest& tile = lowest[r / ROWS];

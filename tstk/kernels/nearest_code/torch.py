@@ -6,6 +6,8 @@ codes are centred on the mean of the codes, so that a common offset costs no pre
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,7 +52,8 @@ def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Ten
     vector would depend on its place in the batch: chunks are computed in whole blocks, with rows that do not count.
     """
     width, codes = table.shape
-    *starts, last = range(0, max(1, width - 1), CHANNELS if x.device.type == "cpu" else width)
+    starts = range(0, max(1, width - 1), CHANNELS if x.device.type == "cpu" else width)
+    parts = [slice(start, stop) for start, stop in pairwise((*starts, width))]
     scores, squares = code_mean.new_empty(2, len(x)).unbind()
     ids = code_mean.new_empty(len(x), dtype=torch.long)
 
@@ -63,10 +66,9 @@ def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Ten
         for rows, min_score, norm, argmin in zip(*(t.split(chunk_size) for t in tensors), strict=True):
             inputs, size = input_buffer[: len(rows)], -(-len(rows) // block) * block
             torch.linalg.vector_norm(torch.sub(rows, code_mean, out=inputs[:, :-1]), dim=1, out=norm)
-            product = torch.mm(input_buffer[:size, last:], table[last:], out=product_buffer[:size])
-            for start in reversed(starts):
-                channels = slice(start, start + CHANNELS)
-                product.addmm_(input_buffer[:size, channels], table[channels])
+            product = product_buffer[:size]
+            for part in parts:
+                torch.addmm(product, input_buffer[:size, part], table[part], beta=int(part.start > 0), out=product)
             product = product[: len(rows)]
             if product.device.type == "cpu":  # numpy's argmin is six times as fast as torch's
                 np.argmin(product.numpy(), 1, out=argmin.numpy())
