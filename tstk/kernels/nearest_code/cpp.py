@@ -38,7 +38,7 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         x, c, code_mean = center(z, codes)
         squared_norms = c.square().sum(1)
         scores, norms, ids, rows_in_range = search(x, code_mean, c, squared_norms)
-        squares = (scores + norms).clamp_(min=0)
+        squares = scores.add_(norms).clamp_(min=0)
         codes_in_range = squared_norms.max() <= MAX_SQUARED_DISTANCE  # False for NaN
         if not (rows_in_range and codes_in_range):
             in_range = codes_in_range & (norms <= MAX_SQUARED_DISTANCE)
@@ -61,7 +61,7 @@ def search(x: Tensor, code_mean: Tensor, c: Tensor, squared_norms: Tensor) -> tu
     num_panels = -(-num_codes // panel_size)
     panels, norms = c.new_empty(num_panels, width, panel_size), c.new_empty(num_panels * panel_size)
     library.pack(c.data_ptr(), squared_norms.data_ptr(), num_codes, width, panels.data_ptr(), norms.data_ptr())
-    scores, squares = c.new_empty(2, len(x)).unbind()
+    scores, squares = c.new_empty(len(x)), c.new_empty(len(x))
     ids = c.new_empty(len(x), dtype=torch.long)
 
     def search_rows(rows: slice) -> int:
