@@ -75,7 +75,7 @@ def why_triton_unsupported(z: Tensor, codes: Tensor) -> str:
 
 
 MAX_CPP_WIDTH = 1024
-"""Largest width of the kernel in C++: its buffer holds five tiles of such vectors."""
+"""Largest width of the kernel in C++, whose buffers are of a fixed size."""
 MIN_CPP_WORK = 2**21
 """Products of numbers, rows x codes x width, from which on a search in C++ is worth its preparation."""
 MIN_COMPILED_WORK = 2**28

@@ -1,8 +1,9 @@
 """C++ backend of the search for AVX2 and AVX-512: no score leaves the registers (`search.cpp`).
 
-Its scores are sums in the order of the channels with one rounding each. So are those of a matrix product by MKL for
-these widths and at least 10 codes per thread, so the two backends return the same ids to the last near tie. Whether
-that holds on this machine is tested by `why_rounding_differs`; where it does not, `auto` selects torch.
+Its scores are sums of blocks of 128 channels, each in the order of the channels with one rounding per channel. So are
+those of the torch backend where MKL multiplies at least 10 codes per thread, so the two backends return the same ids to
+the last near tie. Whether that holds on this machine is tested by `why_rounding_differs`; where it does not, `auto`
+selects torch.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def why_rounding_differs(num_rows: int, num_codes: int, width: int) -> str:
 @lru_cache(maxsize=256)
 def _compare_rounding(num_rows: int, num_codes: int, width: int, threads: int) -> str:
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        steps = torch.arange((num_rows + num_codes) * width, dtype=torch.float64, device="cpu") + 1
-        values = (steps * steps * 0.61803398875).sin().float()
+        steps = torch.arange((num_rows + num_codes) * width, dtype=torch.float64, device="cpu").add_(1)
+        values = steps.square_().mul_(0.61803398875).sin_().float()
         x, c = values[: num_rows * width].view(num_rows, width), values[num_rows * width :].view(num_codes, width)
         code_mean, squared_norms = c.mean(0), c.square().sum(1)
         expected = search_by_products(x, code_mean, make_table(c, squared_norms))

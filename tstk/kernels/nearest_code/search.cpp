@@ -1,9 +1,9 @@
 // Search for the nearest code, for AVX2 or AVX-512: the scores of a tile of vectors and codes stay in registers, and
 // only the lowest score of each vector, with the index of its code, leaves them.
 //
-// A score is |c|^2 - 2 x.c. It is accumulated in the order of the channels, with one rounding per channel (a fused
-// multiply-add), and the norm is added last. So it is the same number for any tile, number of threads and vector
-// length, and the one that a matrix product in this order gives.
+// A score is |c|^2 - 2 x.c. Each block of CHANNELS is summed up in their order, with one rounding per channel (a fused
+// multiply-add); the norm is added to the last block, then the blocks to each other. So it is the same number for any
+// tile, number of threads and vector length, and the one that matrix products of these blocks, in this order, give.
 
 #include <immintrin.h>
 
@@ -79,12 +79,14 @@ inline void select_lane(Floats scores, Ints groups, float& score, int64_t& id) {
 constexpr int ROWS = 6;    // vectors of a tile
 constexpr int GROUPS = 2;  // registers of codes of a tile: 12 sums, two of codes and one of a vector are 15 registers
 constexpr int PANEL = GROUPS * LANES;
-constexpr int CHANNELS = 128;       // of a sum in their order, as in `torch.py`
-constexpr int MAX_WIDTH = 1024;     // as in `__init__.py`
-constexpr int MAX_TILES = 16;       // that share panels from the second level of the cache
-constexpr int64_t MAX_VALUES = 32768;  // of these panels, and of the vectors of these tiles: 128 KiB each
+constexpr int CHANNELS = 128;  // of a block that is summed up in order, as in `torch.py`
+// A chunk of vectors is compared with one chunk of panels after the other, so that both are read from the second level
+// of the cache.
+constexpr int64_t PANEL_VALUES = 1 << 16;  // of a chunk of panels
+constexpr int64_t TILE_VALUES = 1 << 15;   // of a chunk of vectors: five tiles of the largest width, in `__init__.py`
+constexpr int64_t MAX_TILES = 16;          // of a chunk of vectors
 
-// The lowest score of each vector of a tile in each lane, and the first group of codes that has it.
+// The lowest score of each vector of a tile in each lane, and the first group (register) of codes that has it.
 struct Lowest {
   Floats scores[ROWS];
   Ints groups[ROWS];
@@ -190,14 +192,14 @@ void pack(const float* codes, const float* squared_norms, int64_t num_codes, int
 // it, or not finite: their ids [rows] and scores [rows] mean nothing. `squares` are the norms |x - mean|^2.
 int64_t search(const float* x, const float* mean, const float* panels, const float* norms, int64_t rows,
                int64_t num_panels, int64_t width, float max_square, float* scores, float* squares, int64_t* ids) {
-  float centered[MAX_VALUES];
+  float centered[TILE_VALUES];
   Lowest lowest[MAX_TILES];
-  const int64_t block = ROWS * std::min<int64_t>(MAX_TILES, MAX_VALUES / (ROWS * width));
-  const int64_t step = std::max<int64_t>(1, MAX_VALUES / (PANEL * width));
+  const int64_t chunk_rows = ROWS * std::min(MAX_TILES, TILE_VALUES / (ROWS * width));
+  const int64_t chunk_panels = std::max<int64_t>(1, PANEL_VALUES / (PANEL * width));
   const auto search_tile = width > CHANNELS ? search_panels<true> : search_panels<false>;
   int64_t out_of_range = 0;
-  for (int64_t first = 0; first < rows; first += block) {
-    const int64_t count = std::min(rows - first, block), tiles = (count + ROWS - 1) / ROWS;
+  for (int64_t first = 0; first < rows; first += chunk_rows) {
+    const int64_t count = std::min(rows - first, chunk_rows), tiles = (count + ROWS - 1) / ROWS;
     for (int64_t r = 0; r < count; r++) {
       squares[first + r] = center(x + (first + r) * width, mean, width, centered + r * width);
       out_of_range += !(squares[first + r] <= max_square);
@@ -209,8 +211,8 @@ int64_t search(const float* x, const float* mean, const float* panels, const flo
         lowest[tile].groups[r] = fill_ints(0);
       }
     }
-    for (int64_t panel = 0; panel < num_panels; panel += step) {
-      const int64_t last = std::min(panel + step, num_panels);
+    for (int64_t panel = 0; panel < num_panels; panel += chunk_panels) {
+      const int64_t last = std::min(panel + chunk_panels, num_panels);
       for (int64_t tile = 0; tile < tiles; tile++)
         search_tile(centered + tile * ROWS * width, panels, norms, panel, last, width, lowest[tile]);
     }

@@ -1,4 +1,4 @@
-"""PyTorch backend: rows in chunks that fit the cache, divided among threads once; one matrix product per chunk.
+"""PyTorch backend: rows in chunks that fit the cache, divided among threads once; matrix products per chunk.
 
 `[x, 1] @ [-2 c, |c|^2]` is the squared distance minus |x|^2, which affects neither argmin nor softmax. Vectors and
 codes are centred on the mean of the codes, so that a common offset costs no precision.
@@ -18,7 +18,8 @@ from tstk.kernels.threads import map_row_slices
 BLOCK_ROWS, MAX_BLOCKS = 4, 8
 """Rows that MKL multiplies together, and the largest number of threads for which each gets whole blocks of them."""
 CHANNELS = 128
-"""Channels of a product on a CPU, few enough for MKL to sum them up in order; `search.cpp` adds up the same sums."""
+"""Channels that a product on a CPU sums up: MKL divides more than 191 itself, in ways that depend on their number. The
+search in C++ adds up the same sums."""
 
 
 def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
