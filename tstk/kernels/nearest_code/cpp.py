@@ -27,8 +27,9 @@ LIBRARY = Library(
     Path(__file__).with_name("search.cpp"),
     {
         "panel_size": (c_int64, ()),
+        "chunk_size": (c_int64, ()),
         "pack": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
-        "search": (c_int64, (*(c_void_p,) * 4, *(c_int64,) * 3, c_float, *(c_void_p,) * 3)),
+        "search": (c_int64, (*(c_void_p,) * 4, *(c_int64,) * 3, c_float, *(c_void_p,) * 4)),
     },
 )
 
@@ -68,8 +69,9 @@ def search(x: Tensor, code_mean: Tensor, c: Tensor, squared_norms: Tensor) -> tu
     def search_rows(rows: slice) -> int:
         inputs = (t.data_ptr() for t in (x[rows], code_mean, panels, norms))
         outputs = (t[rows].data_ptr() for t in (scores, squares, ids))
-        size = rows.stop - rows.start
-        count: int = library.search(*inputs, size, num_panels, width, MAX_SQUARED_DISTANCE, *outputs)
+        size, buffer = rows.stop - rows.start, c.new_empty(library.chunk_size(), width)
+        sizes = size, num_panels, width
+        count: int = library.search(*inputs, *sizes, MAX_SQUARED_DISTANCE, *outputs, buffer.data_ptr())
         return count
 
     values = len(x) * num_codes * width // VALUES_PER_SCORE

@@ -1,5 +1,5 @@
-// Search for the nearest code, for AVX2 or AVX-512: the scores of a tile of vectors and codes stay in registers, and
-// only the lowest score of each vector, with the index of its code, leaves them.
+// Search for the nearest code, for AVX2 or AVX-512: the scores of a tile of vectors and codes stay in registers (up to
+// a width of CHANNELS), and only the lowest score of each vector, with the index of its code, leaves them.
 //
 // A score is |c|^2 - 2 x.c. Each block of CHANNELS is summed up in their order, with one rounding per channel (a fused
 // multiply-add); the norm is added to the last block, then the blocks to each other. So it is the same number for any
@@ -83,8 +83,7 @@ constexpr int CHANNELS = 128;  // of a block that is summed up in order, as in `
 // A chunk of vectors is compared with one chunk of panels after the other, so that both are read from the second level
 // of the cache.
 constexpr int64_t PANEL_VALUES = 1 << 16;  // of a chunk of panels
-constexpr int64_t TILE_VALUES = 1 << 15;   // of a chunk of vectors: five tiles of the largest width, in `__init__.py`
-constexpr int64_t MAX_TILES = 16;          // of a chunk of vectors
+constexpr int64_t TILES = 16;              // of a chunk of vectors
 
 // The lowest score of each vector of a tile in each lane, and the first group (register) of codes that has it.
 struct Lowest {
@@ -175,6 +174,9 @@ extern "C" {
 // Codes of a panel; the codebook is padded to whole panels.
 int64_t panel_size() { return PANEL; }
 
+// Vectors of a chunk.
+int64_t chunk_size() { return ROWS * TILES; }
+
 // Arrange centred codes [num_codes, width] as panels [panels, width, PANEL] of -2 c, and pad their norms by infinity.
 void pack(const float* codes, const float* squared_norms, int64_t num_codes, int64_t width, float* panels,
           float* norms) {
@@ -189,17 +191,17 @@ void pack(const float* codes, const float* squared_norms, int64_t num_codes, int
 }
 
 // Search for the codes of vectors x [rows, width], less `mean`. Return how many are farther than sqrt(max_square) from
-// it, or not finite: their ids [rows] and scores [rows] mean nothing. `squares` are the norms |x - mean|^2.
+// it, or not finite: their ids [rows] and scores [rows] mean nothing. `squares` are the norms |x - mean|^2, and the
+// buffer `centered` holds a chunk of vectors.
 int64_t search(const float* x, const float* mean, const float* panels, const float* norms, int64_t rows,
-               int64_t num_panels, int64_t width, float max_square, float* scores, float* squares, int64_t* ids) {
-  float centered[TILE_VALUES];
-  Lowest lowest[MAX_TILES];
-  const int64_t chunk_rows = ROWS * std::min(MAX_TILES, TILE_VALUES / (ROWS * width));
+               int64_t num_panels, int64_t width, float max_square, float* scores, float* squares, int64_t* ids,
+               float* centered) {
+  Lowest lowest[TILES];
   const int64_t chunk_panels = std::max<int64_t>(1, PANEL_VALUES / (PANEL * width));
   const auto search_tile = width > CHANNELS ? search_panels<true> : search_panels<false>;
   int64_t out_of_range = 0;
-  for (int64_t first = 0; first < rows; first += chunk_rows) {
-    const int64_t count = std::min(rows - first, chunk_rows), tiles = (count + ROWS - 1) / ROWS;
+  for (int64_t first = 0; first < rows; first += ROWS * TILES) {
+    const int64_t count = std::min(rows - first, ROWS * TILES), tiles = (count + ROWS - 1) / ROWS;
     for (int64_t r = 0; r < count; r++) {
       squares[first + r] = center(x + (first + r) * width, mean, width, centered + r * width);
       out_of_range += !(squares[first + r] <= max_square);

@@ -53,7 +53,7 @@ def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Ten
     vector would depend on its place in the batch: chunks are computed in whole blocks, with rows that do not count.
     """
     width, codes = table.shape
-    starts = range(0, max(1, width - 1), CHANNELS if x.device.type == "cpu" else width)
+    starts = range(0, width - 1, CHANNELS if x.device.type == "cpu" else width)
     parts = [slice(start, stop) for start, stop in pairwise((*starts, width))]
     scores, squares = code_mean.new_empty(2, len(x)).unbind()
     ids = code_mean.new_empty(len(x), dtype=torch.long)
