@@ -1,7 +1,7 @@
 """C++ backend of the search for AVX2 and AVX-512: no score leaves the registers (`search.cpp`).
 
 Its scores are sums of blocks of 128 channels, each in the order of the channels with one rounding per channel. So are
-those of the torch backend where MKL multiplies at least 10 codes per thread, so the two backends return the same ids to
+those of the torch backend where MKL multiplies at least 12 codes per thread, so the two backends return the same ids to
 the last near tie. Whether that holds on this machine is tested by `why_rounding_differs`; where it does not, `auto`
 selects torch.
 """
