@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Attention(NamedTuple):
-    """Rotary self-attention over B x H x N x D.
+    """Self-attention over B x H x N x D.
 
     `causal`; `ragged`: rows have between N / 2 and N valid keys; `visible`: each row has positions of its own, a random
-    ascending part of four times as many.
+    ascending part of four times as many; `dropout`: rate of the probabilities.
     """
 
     name: str
@@ -23,9 +23,11 @@ class Attention(NamedTuple):
     causal: bool = False
     ragged: bool = False
     visible: bool = False
+    dropout: float = 0.0
 
     def __str__(self) -> str:
         marks = [mark for mark in ("causal", "ragged", "visible") if getattr(self, mark)]
+        marks += [f"dropout {self.dropout}"] if self.dropout else []
         return " ".join([f"{self.batch}x{self.heads}x{self.tokens}x{self.width}", *marks])
 
 
@@ -74,6 +76,17 @@ ATTENTION = [
     Attention("nothing is a power of two", 33, 5, 75, 48, ragged=True),
     Attention("wide heads", 16, 8, 128, 128),
 ]
+NARROW_ATTENTION = [
+    Attention("TimeMAE, visible windows of HAR", 128, 4, 7, 16, dropout=0.2),
+    Attention("Ti-MAE decoder, ECG5000", 64, 4, 140, 8),
+    Attention("Ti-MAE encoder, ECG5000", 64, 4, 36, 16),
+    Attention("CWT-MAE decoder, tiny", 64, 4, 41, 16),
+    Attention("BERT of 64 windows", 32, 8, 64, 16, dropout=0.1),
+    Attention("padded series", 64, 4, 140, 16, ragged=True),
+    Attention("next codes", 32, 4, 128, 32, causal=True),
+    Attention("the most keys without dropout", 8, 8, 192, 64),
+]
+"""On a CPU only; the first two are the quick ones."""
 NUM_KEY_SHAPES = 8
 """Number of leading shapes that are measured on a GPU if time is short."""
 MAX_CPU_FLOPS = 2**34
@@ -113,6 +126,11 @@ def list_attention_shapes(full: bool, device: str) -> list[Attention]:
     """Return the shapes that fit the device and the time."""
     rows = ATTENTION if full else ATTENTION[:NUM_KEY_SHAPES] if device == "cuda" else QUICK_ATTENTION
     return [s for s in rows if device == "cuda" or s.batch * s.heads * s.tokens**2 * s.width <= MAX_CPU_FLOPS]
+
+
+def list_narrow_shapes(full: bool) -> list[Attention]:
+    """Return the shapes of plain attention on a CPU."""
+    return NARROW_ATTENTION if full else NARROW_ATTENTION[:2]
 
 
 def list_attention_dtypes(shape: Attention, full: bool, device: str) -> list[str]:

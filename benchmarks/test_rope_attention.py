@@ -25,6 +25,7 @@ from benchmarks.harness import (
     why_triton_unsupported,
 )
 from benchmarks.shapes import Attention
+from tstk.kernels.dispatch import use_backend
 from tstk.kernels.rope_attention import rope_attention, rope_attention_op
 
 CAPS = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -194,8 +195,8 @@ def make_contenders(
     """Return the contenders: ours first, then variants in plain torch, then other projects."""
     causal = shape.causal
 
-    def ours(q, k, v, cos, sin, valid, **backend):
-        return rope_attention(q, k, v, (cos, sin), valid=valid, causal=causal, **backend)
+    def ours(q, k, v, cos, sin, valid):
+        return rope_attention(q, k, v, (cos, sin), valid=valid, causal=causal)
 
     table = {"tstk": make_contender(ours)}
     table |= {
@@ -218,7 +219,7 @@ def make_contenders(
         ),
     }
     if device == "cuda" or dtype == torch.float32:  # elsewhere torch is the backend that `auto` selects
-        table |= {"tstk, torch backend": make_contender(partial(ours, backend="torch"))}
+        table |= {"tstk, torch backend": make_contender(use_backend("torch")(ours))}
     if device == "cuda":
         kernels = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cuDNN": "CUDNN_ATTENTION"}
         table |= {

@@ -139,7 +139,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_a_resumed_run_removes_what_a_killed_process_left_and_nothing_else(tmp_path):
-    names = ["model.safetensors.0123abcd.part", "report.html.0123abcd.part", "last/step-1.safetensors.0123abcd.part"]
+    names = [
+        "model.safetensors.0123abcd.part",
+        "report.html.0123abcd.part",
+        "last/step-1-89abcdef.safetensors.0123abcd.part",
+    ]
     for name in names:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / ".tmpAb12Cd").touch()  # of safetensors

@@ -109,6 +109,15 @@ def test_a_dry_run_shows_shapes_and_writes_nothing(tstk, npz, small, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_names_the_class_that_breaks_its_contract(refused, npz, forget_components, tmp_path):
+    (tmp_path / "flawed.py").write_text(
+        "import tstk\n\n\nclass Flawed(tstk.Encoder):\n    def forward(self, tokens):\n        return tokens.values\n"
+    )
+    encoder = f"{tmp_path / 'flawed.py'}:Flawed"
+    message = refused("train", "--data", npz, "--encoder", encoder, "--head", "linear", "--dry-run")
+    assert "encoder 'Flawed' (class Flawed, flawed.py:5): forward returned a tensor" in message
+
+
 @pytest.mark.slow
 def test_a_dry_run_says_how_large_positions_are_beside_tokens(tstk, npz, small):
     words = ["train", "--data", npz, *small, "--head", "cot", "--dry-run"]

@@ -33,7 +33,7 @@ def fail_in_run_dir(out, *names):
         raise ZeroDivisionError
 
 
-UNSAVED = ("config.json", "metrics.jsonl", "last/step-3.safetensors")
+UNSAVED = ("config.json", "metrics.jsonl", "last/step-3-0123abcd.safetensors")
 
 
 def test_a_run_that_fails_before_anything_is_saved_leaves_nothing(tmp_path):
@@ -42,8 +42,13 @@ def test_a_run_that_fails_before_anything_is_saved_leaves_nothing(tmp_path):
 
 
 def test_a_run_that_fails_before_anything_is_saved_leaves_what_it_did_not_write(tmp_path):
-    fail_in_run_dir(tmp_path / "new" / "run", *UNSAVED, "notes.txt", "last/copy/step-1.safetensors")
-    assert list_files(tmp_path / "new" / "run") == ["last", "last/copy", "last/copy/step-1.safetensors", "notes.txt"]
+    fail_in_run_dir(tmp_path / "new" / "run", *UNSAVED, "notes.txt", "last/copy/step-1-0123abcd.safetensors")
+    assert list_files(tmp_path / "new" / "run") == [
+        "last",
+        "last/copy",
+        "last/copy/step-1-0123abcd.safetensors",
+        "notes.txt",
+    ]
 
 
 def test_a_folder_that_existed_stays_when_a_run_in_it_fails(tmp_path):
@@ -90,18 +95,30 @@ def test_a_directory_that_was_replaced_before_it_was_locked_is_refused(tmp_path,
 
 def test_only_files_that_training_names_are_removed_and_links_are_not_followed(tmp_path):
     user_folder, folder = tmp_path / "mine", tmp_path / "last"
-    own = ["state.json", "state.json.0123abcd.part/state.json", "step-1.safetensors"]
-    own += ["step-12.safetensors.89abcdef.part/step-12.safetensors"]
-    others = ["state.json.bak", "step-1.safetensors.old", "best-step-1.safetensors", "step-.safetensors", "a.part"]
-    write_run(user_folder, "step-1.safetensors")
-    write_run(folder, *own, *others, "step-5.safetensors/inner")
-    os.symlink(user_folder / "step-1.safetensors", folder / "step-7.safetensors")
-    remove_own_files(folder, STATE_FILES, keep=[folder / "step-1.safetensors"])
-    kept = [*others, "step-1.safetensors", "step-5.safetensors", "step-5.safetensors/inner", "step-7.safetensors"]
+    own = ["state.json", "state.json.0123abcd.part/state.json", "step-1-0123abcd.safetensors"]
+    own += ["step-12-0123abcd.safetensors.89abcdef.part/step-12-0123abcd.safetensors"]
+    others = [
+        "state.json.bak",
+        "step-1-0123abcd.safetensors.old",
+        "best-step-1.safetensors",
+        "step-.safetensors",
+        "a.part",
+    ]
+    write_run(user_folder, "step-1-0123abcd.safetensors")
+    write_run(folder, *own, *others, "step-5-0123abcd.safetensors/inner")
+    os.symlink(user_folder / "step-1-0123abcd.safetensors", folder / "step-7-0123abcd.safetensors")
+    remove_own_files(folder, STATE_FILES, keep=[folder / "step-1-0123abcd.safetensors"])
+    kept = [
+        *others,
+        "step-1-0123abcd.safetensors",
+        "step-5-0123abcd.safetensors",
+        "step-5-0123abcd.safetensors/inner",
+        "step-7-0123abcd.safetensors",
+    ]
     assert list_files(folder) == sorted(kept)
     os.symlink(user_folder, tmp_path / "link")
     remove_own_files(tmp_path / "link", STATE_FILES)
-    assert list_files(user_folder) == ["step-1.safetensors"]
+    assert list_files(user_folder) == ["step-1-0123abcd.safetensors"]
 
 
 @pytest.mark.slow

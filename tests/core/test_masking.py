@@ -1,8 +1,11 @@
 """Masking policies: numbers of masked tokens, validity, and independence of the batch."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import tstk
 from tstk.core.masking import get_masking_policy
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
@@ -52,6 +55,22 @@ def test_the_share_is_exact_for_long_series(policy):
     index = torch.arange(n).expand(1, n)
     tokens = Tokens(torch.zeros(1, n, 1), index[..., None].float(), index, torch.ones(1, n, dtype=torch.bool))
     assert hide(policy, tokens, 0.84).sum() == 987
+
+
+@pytest.mark.parametrize(("file", "name"), [("template", "mask_earliest"), ("guide", "mask_ebb")])
+def test_policies_of_the_template_and_the_guide_mask_the_exact_share_too(file, name):
+    root = Path(tstk.__file__).parents[1]
+    code = (root / "tstk/templates/masking/tstk_plugins_sketch/masking.py").read_text()
+    if file == "guide":
+        blocks = (root / "docs/plugin-guide.md").read_text().split("```")
+        code = next(b.removeprefix("python") for b in blocks if b.startswith("python") and f"def {name}(" in b)
+    namespace = {}
+    exec(code, namespace)
+    index = torch.arange(1175).expand(1, 1175)
+    tokens = Tokens(torch.zeros(1, 1175, 1), index[..., None].float(), index, index >= 0)
+    rng = SampleRNG(0, 0, torch.arange(1))
+    counts = [int(namespace[name](tokens, ratio, rng, up).sum()) for ratio, up in ((0.84, False), (0.04, True))]
+    assert counts == [987, 47]
 
 
 @every

@@ -5,9 +5,11 @@ import sys
 import pytest
 import torch
 
+import tstk
 from tstk.core.types import Series
 from tstk.errors import IncompatibleError, OptionError, TstkError
 from tstk.inference.export import check_against_pipeline, export, export_graph, export_run
+from tstk.plugins.local import register_component
 from tstk.runs.checkpoint import load
 
 
@@ -36,6 +38,33 @@ def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_sp
         torch.testing.assert_close(program(x), pipeline.predict_batch(Series(x)), rtol=0, atol=1e-5)
     with pytest.raises(Exception, match=r"24|25"):
         program(torch.randn(3, 2, 25))
+
+
+class LoopOverSeries(tstk.Encoder):
+    def forward(self, tokens):
+        return tokens.replace(values=torch.stack([2 * values for values in tokens.values]))
+
+
+@pytest.mark.slow
+def test_a_component_that_takes_one_batch_size_alone_is_named_in_a_line(build, labelled_spec, forget_components):
+    encoder = {"use": register_component("encoder", LoopOverSeries)}
+    place = r"encoder 'LoopOverSeries' \(class LoopOverSeries, .*test_export.py:\d+\)"
+    with pytest.raises(IncompatibleError, match=f"one size of batch alone\\); in {place}: use no loop over") as error:
+        export(build(labelled_spec, encoder=encoder, head="linear"))
+    assert "\n" not in str(error.value)
+
+
+class UntracedNumber(tstk.Encoder):
+    def forward(self, tokens):
+        return tokens.replace(values=torch.from_numpy(tokens.values.detach().numpy()))
+
+
+@pytest.mark.slow
+def test_a_component_that_cannot_be_traced_is_named_in_a_line(build, labelled_spec, forget_components):
+    encoder = {"use": register_component("encoder", UntracedNumber)}
+    with pytest.raises(IncompatibleError, match=r"torch\.export cannot trace .*class UntracedNumber") as error:
+        export(build(labelled_spec, encoder=encoder, head="linear"))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow

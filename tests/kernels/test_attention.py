@@ -1,11 +1,11 @@
-"""Attention of narrow heads on a CPU equals the formula, however it is computed."""
+"""Attention of narrow heads by torch on a CPU equals the formula, however it is computed."""
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tstk.kernels import attention
 from tstk.kernels.attention import attend
+from tstk.kernels.attention import torch as by_torch
 
 
 def make_inputs(d, n=20, m=37, dtype=torch.float32):
@@ -28,7 +28,7 @@ def attend_by_formula(q, k, v, scale):
 @pytest.mark.parametrize("scale", [None, 0.3, -1.0])
 @pytest.mark.parametrize("max_cached", [1, 2 * 20 * 37, 1 << 19])
 def test_outputs_and_gradients_are_those_of_the_formula(monkeypatch, d, scale, max_cached):
-    monkeypatch.setattr(attention, "MAX_CACHED_SCORES", max_cached)
+    monkeypatch.setattr(by_torch, "MAX_CACHED_SCORES", max_cached)
     inputs = make_inputs(d)
     y = attend(*inputs, scale=scale)
     exact = [t.detach().double().requires_grad_() for t in inputs]
@@ -44,7 +44,7 @@ def is_computed_in_parts(y):
 
 def test_scores_of_narrow_heads_that_exceed_the_cache_are_computed_in_parts(monkeypatch):
     assert not is_computed_in_parts(attend(*make_inputs(8)))
-    monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
+    monkeypatch.setattr(by_torch, "MAX_CACHED_SCORES", 1000)
     assert is_computed_in_parts(attend(*make_inputs(8)))
     assert not is_computed_in_parts(attend(*make_inputs(16)))
     assert not is_computed_in_parts(attend(*make_inputs(8, n=37), causal=True))
@@ -63,7 +63,7 @@ class Recorder(TorchDispatchMode):
 
 
 def test_transforms_and_recorders_of_operations_see_operations_of_torch(monkeypatch):
-    monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
+    monkeypatch.setattr(by_torch, "MAX_CACHED_SCORES", 1000)
     inputs = make_inputs(8)
     y = attend(*inputs)
     with Recorder() as recorder:
@@ -75,7 +75,7 @@ def test_transforms_and_recorders_of_operations_see_operations_of_torch(monkeypa
 
 
 def test_values_may_be_wider_than_queries(monkeypatch):
-    monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
+    monkeypatch.setattr(by_torch, "MAX_CACHED_SCORES", 1000)
     q, k, _ = make_inputs(8)
     v = make_inputs(12)[2]
     y = attend(q, k, v)
@@ -87,7 +87,7 @@ def test_values_may_be_wider_than_queries(monkeypatch):
 
 
 def test_gradients_in_parts_may_be_differentiated_and_taken_several_at_once(monkeypatch):
-    monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
+    monkeypatch.setattr(by_torch, "MAX_CACHED_SCORES", 1000)
     inputs = make_inputs(8)
     inputs[1].requires_grad_(False)
     sources = inputs[::2]
@@ -102,7 +102,7 @@ def test_gradients_in_parts_may_be_differentiated_and_taken_several_at_once(monk
 
 
 def test_gradients_under_autocast_are_those_without(monkeypatch):
-    monkeypatch.setattr(attention, "MAX_CACHED_SCORES", 1000)
+    monkeypatch.setattr(by_torch, "MAX_CACHED_SCORES", 1000)
     inputs = make_inputs(8)
     y = attend(*inputs)
     expected = compute_gradients(y, inputs)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tstk.kernels.attention import MIN_VECTOR, attend, softmax
+from tstk.kernels.attention import attend
+from tstk.kernels.attention.torch import MIN_VECTOR, softmax
 from tstk.kernels.dropout import apply_dropout
 from tstk.nn.blocks import Dropout
 

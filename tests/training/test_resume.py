@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import tstk
@@ -297,6 +298,16 @@ def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
     assert not resume_store.is_due(0)
     now[0] += 2
     assert resume_store.is_due(0)
+
+
+def test_a_kill_while_a_step_is_saved_again_leaves_its_first_state(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    resume_store = ResumeStore(tmp_path)
+    resume_store.save({"step": 1, "weights": torch.zeros(3)})
+    monkeypatch.setattr("tstk.training.resume_store.write_record", raise_disk_full)
+    with pytest.raises(OSError, match="No space"):
+        resume_store.save({"step": 1, "weights": torch.ones(3)})
+    assert torch.equal(ResumeStore(tmp_path).read().state["weights"], torch.zeros(3))
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ PUBLIC_FILES = (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, METRICS_FILE)
 """Files of a finished run, which are shared on the hub."""
 STATE_FOLDER = "last"
 STATE_FILE = "state.json"
-STATE_FILES = re.compile(r"(state\.json|step-\d+\.safetensors)(\.[0-9a-f]{8}\.part)?")
+STATE_FILES = re.compile(r"(state\.json|step-\d+-[0-9a-f]{8}\.safetensors)(\.[0-9a-f]{8}\.part)?")
 """Names of the files in `last/`, and of what an interrupted write of them leaves."""
 TRACKER_FOLDERS = ("tensorboard", "wandb")
 """Folders of a run in which trackers write. A failed run leaves them, and a new run may be created beside them."""

@@ -43,10 +43,11 @@ def _select_lowest(scores: Tensor, count: Tensor) -> Tensor:
 
 
 def _count_masked(tokens: Tokens, ratio: float, round_up: bool) -> Tensor:
-    return _round_fraction(tokens.valid.sum(1), ratio, round_up)
+    return round_fraction(tokens.valid.sum(1), ratio, round_up)
 
 
-def _round_fraction(counts: Tensor, ratio: float, round_up: bool) -> Tensor:
+def round_fraction(counts: Tensor, ratio: float, round_up: bool = False) -> Tensor:
+    """Return floor(ratio * counts) as long, or ceil with `round_up`; a product that is nearly whole counts as whole."""
     # 0.84 * 1175 is 987 exactly, slightly less in float64, and less by more than 1e-6 in float32
     product = counts.double() * ratio
     return ((product - 1e-6).ceil() if round_up else (product + 1e-6).floor()).long()
@@ -92,5 +93,5 @@ def mask_column(tokens: Tokens, ratio: float, rng: SampleRNG, round_up: bool = F
     width = int(time.max()) + 1
     has_valid = torch.zeros(time.shape[0], width, device=time.device).scatter_add_(1, time, tokens.valid.float()) > 0
     noise = rng.uniform(width).masked_fill(~has_valid, torch.inf)
-    masked_columns = _select_lowest(noise, _round_fraction(has_valid.sum(1), ratio, round_up))
+    masked_columns = _select_lowest(noise, round_fraction(has_valid.sum(1), ratio, round_up))
     return masked_columns.gather(1, time) & tokens.valid

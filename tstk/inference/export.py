@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from tstk.core.contract import describe_place
 from tstk.core.finite import describe_bad_weights
 from tstk.core.pipeline import Pipeline
 from tstk.core.repr import ShortRepr
@@ -89,6 +90,7 @@ def export(pipeline: Pipeline, length: int | None = None) -> ExportedProgram:
 
     Raises:
         OptionError: the pipeline predicts nothing, or does not accept series of this length
+        IncompatibleError: a component cannot be traced, or not for any batch size
         TstkError: the graph and the pipeline differ
     """
     return export_graph(pipeline, length).program
@@ -121,7 +123,7 @@ def export_run(run: str | Path, out: str | Path, length: int | None = None, *, f
         CheckpointError: the run cannot be loaded
         OptionError: it predicts nothing, does not accept series of this length, or `out` has another suffix
         FileError: `out` exists, or cannot be written
-        IncompatibleError: the packages that write ONNX are not installed
+        IncompatibleError: the packages that write ONNX are not installed, or a component cannot be traced
         TstkError: the exported program and the pipeline differ
     """
     if Path(out).suffix not in (".pt2", ".onnx"):
@@ -181,8 +183,23 @@ def _trace(pipeline: Pipeline, length: int | None) -> ExportedGraph:
         if isinstance(result, ExportedGraph):
             return result
         fixed_length_reason = result
-    program = torch.export.export(wrapper, (example,), dynamic_shapes=({0: Dim("batch")},))
+    try:
+        program = torch.export.export(wrapper, (example,), dynamic_shapes=({0: Dim("batch")},))
+    except Exception as e:  # tracers raise all kinds of exceptions
+        raise IncompatibleError(_explain_failure(pipeline, e)) from e
     return ExportedGraph(program, max_length, max_length, fixed_length_reason)
+
+
+def _explain_failure(pipeline: Pipeline, error: Exception) -> str:
+    """Return why a pipeline cannot be traced, and in which classes outside the core to look first."""
+    reason, remedy = (str(error).splitlines() or [""])[0], "write them as operations on tensors of any batch size"
+    if "specialized" in str(error):
+        reason = "a component works for one size of batch alone"
+        remedy = "use no loop over the series of a batch, and no `int` or `if` of its size or of its values"
+    traced = [part for name, part in pipeline.named_slots() if name != "loss" or pipeline.head is None]
+    foreign = [part for part in traced if type(part).__module__.partition(".")[0] != "tstk"]
+    parts = " or ".join(map(describe_place, foreign)) or "its components"
+    return f"torch.export cannot trace this pipeline ({reason or type(error).__name__}); in {parts}: {remedy}"
 
 
 def _trace_any_length(wrapper: PredictWrapper, max_length: int) -> ExportedGraph | str:

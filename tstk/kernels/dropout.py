@@ -14,6 +14,14 @@ In half precision the scale itself is rounded, as in torch."""
 _are_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
+def draw_bits(count: int, slack: int = 0) -> Tensor:
+    """Draw `count` int16 numbers from torch's global generator of the CPU; `slack` more may be read behind them."""
+    num_draws = -(-count // 4)
+    numbers = torch.empty(num_draws + -(-slack // 4), dtype=torch.int64, device="cpu")
+    numbers[:num_draws].random_(-(1 << 63), None)
+    return numbers.view(torch.int16)[:count]
+
+
 def apply_dropout(x: Tensor, rate: float) -> Tensor:
     """Set a share `rate` of the elements of x [...] to zero at random, and scale the others by 1 / (1 - rate).
 
@@ -26,8 +34,7 @@ def apply_dropout(x: Tensor, rate: float) -> Tensor:
     is_left_to_torch = torch.compiler.is_compiling() or _are_transforms_active()  # vmap has its own kinds of draws
     if x.device.type != "cpu" or is_left_to_torch or threshold >= LEVELS:
         return F.dropout(x, rate)
-    numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
-    bits = numbers.view(torch.int16)[: x.numel()].view(x.shape)
+    bits = draw_bits(x.numel()).view(x.shape)
     # contiguous, whatever the layout of x, so that the draws do not depend on it
     kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     torch.ge(bits, threshold - LEVELS // 2, out=kept)

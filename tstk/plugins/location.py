@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tstk.errors import TstkError
 
@@ -39,6 +41,14 @@ def locate_definition(target: str) -> str:
     except (TstkError, OSError, SyntaxError):
         return ""
     return f"{_format_path(source)}:{line}" if line else _format_path(source)
+
+
+def locate_function(function: Callable[..., Any]) -> str:
+    """Return `FILE:LINE` of a function that is loaded; empty if it is in no file, as in a notebook."""
+    code = getattr(function, "__code__", None)
+    if code is None or not Path(code.co_filename).is_file():
+        return ""
+    return f"{_format_path(Path(code.co_filename))}:{code.co_firstlineno}"
 
 
 def locate_error(error: BaseException, module: str) -> str:

@@ -1,10 +1,11 @@
 """`last/` of a run directory: the state from which an unfinished run is resumed, bit for bit.
 
-    last/state.json                numbers, and the name of the file with the tensors
-    last/step-120.safetensors      tensors
+    last/state.json                        numbers, and the name of the file with the tensors
+    last/step-120-89abcdef.safetensors     tensors
 
 state.json is replaced once its tensors are on the disk, and the previous tensors are removed after that, so that one
-pair is complete at every moment. state.json holds the SHA-256 of itself, of the tensors, of config.json and of the rows
+pair is complete at every moment. A step may be saved twice, before and after its validation, so no two files have the
+same name. state.json holds the SHA-256 of itself, of the tensors, of config.json and of the rows
 of metrics.jsonl; all are checked on reading. Nothing is pickled.
 """
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from torch import Tensor
@@ -105,7 +107,7 @@ class ResumeStore:
         tensors = {name: full_tensor(value).cpu() for name, value in tensors.items()}
         if not self.is_writer:
             return
-        path = self.folder / f"step-{state['step']}.safetensors"
+        path = self.folder / f"step-{state['step']}-{token_hex(4)}.safetensors"
         digest = write_tensors(path, tensors)
         metrics = self._fsync_metrics()
         header = {

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tstk.config.hub import is_hub_run
+from tstk.config.memory import limit_allocations
 from tstk.config.records import Calibration, ClassificationScores, RunConfig, RunResult, SelectedEpoch
 from tstk.config.resolve import Config
 from tstk.config.run_directory import (
@@ -28,6 +29,7 @@ from tstk.config.run_directory import (
     run_lock,
     suggest_run_dirs,
 )
+from tstk.core.contract import check_outputs
 from tstk.core.pipeline import Pipeline
 from tstk.core.task import Baselines
 from tstk.core.types import Spec
@@ -97,6 +99,8 @@ def prepare_training(
     pipeline.set_standardization(data.mean, data.std, data.train.y)
     pipeline.set_input_schema(data.input_schema())
     if resume_from is None:
+        with limit_allocations():
+            check_outputs(pipeline, data.train.batch(data.train.lengths.argsort(stable=True)[:2]))
         notes += describe_other_sources(config, data)
         notes += init_pipeline_from_data(pipeline, config, data)
         notes += check_queries(pipeline, data)

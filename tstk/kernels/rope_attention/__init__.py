@@ -87,7 +87,7 @@ def _why_triton_unsupported(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **o
     return ""
 
 
-MIN_CPP_NUMBERS = 2**17
+MIN_CPP_NUMBERS = 2**16
 """Numbers of queries from which on a call is worth the compiler's start, a few tenths of a second once per machine.
 
 Smaller calls use torch even if the kernel has been compiled: rounding must not depend on that.

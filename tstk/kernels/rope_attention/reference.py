@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tstk.kernels.attention import Angles
+from tstk.kernels.attention.reference import masked_softmax
 
 
 def rope_attention(
@@ -28,9 +29,7 @@ def rope_attention(
         visible = visible.tril()
     if valid is not None:
         visible = visible & valid[:, None, None, :]
-    # Not -inf, which would make a row without visible keys NaN; with the minimum it is uniform, then filled with 0.
-    probs = scores.masked_fill(~visible, torch.finfo(dtype).min).softmax(-1).masked_fill(~visible, 0.0)
-    return torch.einsum("bhnm,bhmd->bhnd", probs, v.to(dtype)).to(v.dtype)
+    return torch.einsum("bhnm,bhmd->bhnd", masked_softmax(scores, visible), v.to(dtype)).to(v.dtype)
 
 
 def _rotate(x: Tensor, angles: Angles, dtype: torch.dtype) -> Tensor:

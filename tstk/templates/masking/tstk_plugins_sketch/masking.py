@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tstk import SampleRNG, Tokens
+from tstk.core.masking import round_fraction
 
 
 def mask_earliest(tokens: Tokens, ratio: float, rng: SampleRNG, round_up: bool = False) -> Tensor:
@@ -12,6 +13,5 @@ def mask_earliest(tokens: Tokens, ratio: float, rng: SampleRNG, round_up: bool =
     Draw what is random from `rng`, which is keyed by sample, such as `rng.uniform(N)`, [B, N].
     """
     time = tokens.pos[..., 0].masked_fill(~tokens.valid, torch.inf)
-    count = tokens.valid.sum(1) * ratio
-    count = count.ceil() if round_up else count.floor()
+    count = round_fraction(tokens.valid.sum(1), ratio, round_up)
     return time.argsort(dim=1, stable=True).argsort(1) < count[:, None]

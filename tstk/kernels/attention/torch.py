@@ -1,4 +1,4 @@
-"""Scaled dot-product attention and rotation by torch, for `tstk.nn.attention` and the backends of `rope_attention`."""
+"""PyTorch backend: torch's fused attention, or its parts one after another where that takes less time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch import Tensor
 from tstk.kernels.dropout import apply_dropout
 from tstk.kernels.eager import is_traced, runs_eagerly
 
-Angles = tuple[Tensor, Tensor]
-"""Cosine and sine of the rotary angles, each [B or 1, 1, N, D / 2] float32."""
 MAX_UNFUSED_KEYS = 384
 """Up to this many keys, training bfloat16 attention on a CPU is faster unfused than with torch's fused backward."""
 MAX_NARROW_HEAD_DIM = 16
@@ -24,23 +22,6 @@ MIN_VECTOR = 16
 
 MIN_SCALE = torch.finfo(torch.float32).tiny
 """Smaller scales may be flushed to 0 by kernels that compute in float32."""
-
-
-def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Rotate channels i and i + head_dim / 2 of each head as a pair (half-split pairing), in float32 at least.
-
-    Args:
-        x: [B, H, N, head_dim]
-        angles: rotary angles of the N tokens
-    """
-    cos, sin = angles
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
-
-
-def count_spanned_numbers(x: Tensor) -> int:
-    """Return how far apart in memory the first and the last number of a series of [B, H, N, D] lie."""
-    return sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
 
 
 def softmax(scores: Tensor) -> Tensor:
@@ -65,17 +46,7 @@ def attend(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Compute scaled dot-product attention, [B, H, N, D]; exactly 0 for a query without any visible key.
-
-    Args:
-        q: [B, H, N, D]
-        k: [B, H, M, D]
-        v: [B, H, M, D]
-        mask: [B, 1, 1 or N, M] bool, True at keys that may be attended to
-        causal: the last query attends to all keys, the one before to all but the last, and so on
-        scale: factor of the scores; D ** -0.5 if None
-        dropout: dropout rate of the attention probabilities
-    """
+    """See `tstk.kernels.attention`."""
     if scale is not None and scale < MIN_SCALE:
         # Fused kernels scale after masking: -inf times 0 would be NaN, and times a negative number inf.
         q, scale = (-q, -scale) if scale <= -MIN_SCALE else (q * scale, 1.0)
