@@ -279,8 +279,10 @@ def test_any_leading_dimensions_strides_and_types_are_taken():
 def test_widths_that_differ_are_refused_with_both_shapes():
     with pytest.raises(ValueError, match=r"\[3, 8\].*\[5, 7\]"):
         nearest_code(torch.zeros(3, 8), torch.zeros(5, 7))
-    with pytest.raises(ValueError, match=r"\[0, 8\]"):
+    with pytest.raises(ValueError, match=r"\[0, 8\].*not empty"):
         nearest_code(torch.zeros(3, 8), torch.zeros(0, 8))
+    with pytest.raises(ValueError, match=r"\[5, 0\].*not empty"):
+        nearest_code(torch.zeros(3, 0), torch.zeros(5, 0))
 
 
 def test_an_unsupported_call_raises_the_reason():

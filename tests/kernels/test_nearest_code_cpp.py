@@ -15,7 +15,8 @@ from tstk.kernels.nearest_code import nearest_code_op
 
 SIZES = [  # N, K, d
     (0, 16, 8), (1, 16, 1), (5, 17, 3), (700, 16, 128), (1025, 193, 24), (3000, 512, 8), (2049, 256, 64),
-    (4097, 100, 2), (4460, 590, 3), (706, 761, 24), (501, 532, 118),
+    (4097, 100, 2), (4460, 590, 3), (706, 761, 24), (501, 532, 118), (700, 9001, 8), (1025, 193, 129), (601, 100, 256),
+    (502, 700, 257), (510, 333, 300), (505, 200, 512), (503, 100, 2049),
 ]  # fmt: skip
 
 
@@ -45,12 +46,27 @@ def test_ids_of_near_ties_are_those_of_the_torch_backend(n, k, d, threads, libra
         pytest.skip(reason)
     (ids, squares), (torch_ids, torch_squares) = (nearest_code(z, codes, backend=b) for b in ("cpp", "torch"))
     assert torch.equal(ids, torch_ids)
-    torch.testing.assert_close(squares, torch_squares, rtol=0, atol=1e-4)
+    torch.testing.assert_close(squares, torch_squares, rtol=0, atol=2**-20 * (100 + d))
     if n > 500:  # either code of a pair is chosen for many vectors
         assert 0.1 < (ids >= k // 2).float().mean() < 0.9
 
 
-@pytest.mark.parametrize(("n", "k", "d"), [(1, 1, 1), (3, 1, 7), (7, 2, 128), (50, 33, 5)])
+@pytest.mark.parametrize("d", [127, 128, 129, 257, 300, 512])
+def test_blocks_of_128_channels_are_summed_up_in_order(d, library):
+    start = torch.arange(1, d - 1)
+    x = torch.zeros(d - 2, d)
+    x[:, 0], x[start - 1, start], x[start - 1, start + 1] = 1, 2.0**-24, 2.0**-24  # 1 + 2^-24 is 1
+    codes = torch.full((16, d), -0.5)
+    is_exact = (start >= 128) & (start // 128 == (start + 1) // 128)
+    inputs, norms = (x, torch.zeros(d)), torch.zeros(16)
+    scores = [library.search(*inputs, codes, norms)[0]]
+    if torch.backends.mkl.is_available():
+        scores.append(library.search_by_products(*inputs, library.make_table(codes, norms))[0])
+    for score in scores:
+        assert torch.equal(score, torch.where(is_exact, 1 + 2.0**-23, 1.0))
+
+
+@pytest.mark.parametrize(("n", "k", "d"), [(1, 1, 1), (3, 1, 7), (7, 2, 128), (50, 33, 5), (7, 1, 1024), (50, 33, 130)])
 def test_ids_are_those_of_float64_for_few_vectors_and_codes_too(n, k, d):
     z, codes = draw_near_ties(n, k, d)
     ids, squares = nearest_code(z, codes, backend="cpp")
@@ -66,7 +82,7 @@ def test_an_id_depends_neither_on_the_threads_nor_on_the_place_of_a_vector(threa
         assert torch.equal(nearest_code(z[:, None].flip(0), codes, backend=backend)[0].flip(0)[:100, 0], alone)
 
 
-@pytest.mark.parametrize("d", [1, 8, 33])
+@pytest.mark.parametrize("d", [1, 8, 33, 300])
 def test_of_identical_codes_the_first_is_returned(d, threads):
     z, codes = with_repeats(1100, 321, d)
     first = first_of(codes)
@@ -82,8 +98,9 @@ def test_the_promise_holds_at_extreme_magnitudes(seed):
     assert_documented(z, codes, *nearest_code(z, codes, backend="cpp"))
 
 
-def test_what_is_not_finite_gets_code_0_and_distance_nan():
-    z, codes = draw_near_ties(700, 40, 8)
+@pytest.mark.parametrize("d", [8, 300])
+def test_what_is_not_finite_gets_code_0_and_distance_nan(d):
+    z, codes = draw_near_ties(700, 40, d)
     z[3, 2], z[5, 0], z[600, 7], z[601] = torch.nan, torch.inf, -torch.inf, 1e30
     for bad_code in (0.0, torch.nan, torch.inf):
         codes[7, 1] += bad_code
@@ -159,7 +176,8 @@ def test_both_instruction_sets_return_the_same_bits(tmp_path):
         "import sys, torch; sys.path.insert(0, '.')\n"
         "from tests.kernels.test_nearest_code_cpp import draw_near_ties\n"
         "from tstk.kernels import nearest_code\n"
-        "torch.save(nearest_code(*draw_near_ties(2000, 300, 24), backend='cpp'), sys.argv[1])"
+        "sizes = (2000, 300, 24), (500, 700, 300)\n"
+        "torch.save([t for s in sizes for t in nearest_code(*draw_near_ties(*s), backend='cpp')], sys.argv[1])"
     )
     results = []
     for capability in ("avx2", "default"):

@@ -38,7 +38,7 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
         ids [...] int64 in [0, K), and squared distances [...] float32, accurate to about 8 of these units
 
     Raises:
-        ValueError: the widths differ, or there are no codes
+        ValueError: the widths differ or are 0, or there are no codes
         IncompatibleError: `backend` does not support this call
     """
     check_shapes(z, codes)
@@ -51,9 +51,9 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
 
 
 def check_shapes(z: Tensor, codes: Tensor) -> None:
-    """Raise ValueError unless z is [..., d] and codes [K, d]."""
-    if codes.ndim != 2 or not len(codes) or z.shape[-1:] != codes.shape[1:]:
-        raise ValueError(f"z is {list(z.shape)} and codes {list(codes.shape)}; expected [..., d] and [K, d]")
+    """Raise ValueError unless z is [..., d] and codes [K, d], neither K nor d 0."""
+    if codes.ndim != 2 or not codes.numel() or z.shape[-1:] != codes.shape[1:]:
+        raise ValueError(f"z is {list(z.shape)} and codes {list(codes.shape)}; expected [..., d] and [K, d], not empty")
 
 
 TABLE_COLUMNS = 128
@@ -74,8 +74,6 @@ def why_triton_unsupported(z: Tensor, codes: Tensor) -> str:
     return ""
 
 
-MAX_CPP_WIDTH = 128
-"""Largest width of the kernel in C++. From 192 channels on, a matrix product by MKL is a sum of several sums."""
 MIN_CPP_WORK = 2**21
 """Products of numbers, rows x codes x width, from which on a search in C++ is worth its preparation."""
 MIN_COMPILED_WORK = 2**28
@@ -87,8 +85,6 @@ def _why_cpp_unsupported(z: Tensor, codes: Tensor) -> str:
         return "a compiler or transform of torch cannot trace it"
     if z.device.type != "cpu":
         return f"the tensors are on {z.device.type}"
-    if not 1 <= z.shape[-1] <= MAX_CPP_WIDTH:
-        return f"it takes vectors up to {MAX_CPP_WIDTH} wide, not {z.shape[-1]}"
     return _why_cpp_unavailable()
 
 

@@ -1,8 +1,9 @@
 """C++ backend of the search for AVX2 and AVX-512: no score leaves the registers (`search.cpp`).
 
-Its scores are sums in the order of the channels with one rounding each. So are those of a matrix product by MKL for
-these widths and at least 10 codes per thread, so the two backends return the same ids to the last near tie. Whether
-that holds on this machine is tested by `why_rounding_differs`; where it does not, `auto` selects torch.
+Its scores are sums of blocks of 128 channels, each in the order of the channels with one rounding per channel. So are
+those of the torch backend where MKL multiplies at least 12 codes per thread, so the two backends return the same ids to
+the last near tie. Whether that holds on this machine is tested by `why_rounding_differs`; where it does not, `auto`
+selects torch.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ LIBRARY = Library(
     Path(__file__).with_name("search.cpp"),
     {
         "panel_size": (c_int64, ()),
+        "chunk_size": (c_int64, ()),
         "pack": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
-        "search": (c_int64, (*(c_void_p,) * 4, *(c_int64,) * 3, c_float, *(c_void_p,) * 3)),
+        "search": (c_int64, (*(c_void_p,) * 4, *(c_int64,) * 3, c_float, *(c_void_p,) * 4)),
     },
 )
 
@@ -38,7 +40,7 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         x, c, code_mean = center(z, codes)
         squared_norms = c.square().sum(1)
         scores, norms, ids, rows_in_range = search(x, code_mean, c, squared_norms)
-        squares = (scores + norms).clamp_(min=0)
+        squares = scores.add_(norms).clamp_(min=0)
         codes_in_range = squared_norms.max() <= MAX_SQUARED_DISTANCE  # False for NaN
         if not (rows_in_range and codes_in_range):
             in_range = codes_in_range & (norms <= MAX_SQUARED_DISTANCE)
@@ -61,14 +63,15 @@ def search(x: Tensor, code_mean: Tensor, c: Tensor, squared_norms: Tensor) -> tu
     num_panels = -(-num_codes // panel_size)
     panels, norms = c.new_empty(num_panels, width, panel_size), c.new_empty(num_panels * panel_size)
     library.pack(c.data_ptr(), squared_norms.data_ptr(), num_codes, width, panels.data_ptr(), norms.data_ptr())
-    scores, squares = c.new_empty(2, len(x)).unbind()
+    scores, squares = c.new_empty(len(x)), c.new_empty(len(x))
     ids = c.new_empty(len(x), dtype=torch.long)
 
     def search_rows(rows: slice) -> int:
         inputs = (t.data_ptr() for t in (x[rows], code_mean, panels, norms))
         outputs = (t[rows].data_ptr() for t in (scores, squares, ids))
-        size = rows.stop - rows.start
-        count: int = library.search(*inputs, size, num_panels, width, MAX_SQUARED_DISTANCE, *outputs)
+        size, buffer = rows.stop - rows.start, c.new_empty(library.chunk_size(), width)
+        sizes = size, num_panels, width
+        count: int = library.search(*inputs, *sizes, MAX_SQUARED_DISTANCE, *outputs, buffer.data_ptr())
         return count
 
     values = len(x) * num_codes * width // VALUES_PER_SCORE
@@ -91,8 +94,8 @@ def why_rounding_differs(num_rows: int, num_codes: int, width: int) -> str:
 @lru_cache(maxsize=256)
 def _compare_rounding(num_rows: int, num_codes: int, width: int, threads: int) -> str:
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        steps = torch.arange((num_rows + num_codes) * width, dtype=torch.float64, device="cpu") + 1
-        values = (steps * steps * 0.61803398875).sin().float()
+        steps = torch.arange((num_rows + num_codes) * width, dtype=torch.float64, device="cpu").add_(1)
+        values = steps.square_().mul_(0.61803398875).sin_().float()
         x, c = values[: num_rows * width].view(num_rows, width), values[num_rows * width :].view(num_codes, width)
         code_mean, squared_norms = c.mean(0), c.square().sum(1)
         expected = search_by_products(x, code_mean, make_table(c, squared_norms))

@@ -1,10 +1,12 @@
-"""PyTorch backend: rows in chunks that fit the cache, divided among threads once; one matrix product per chunk.
+"""PyTorch backend: rows in chunks that fit the cache, divided among threads once; matrix products per chunk.
 
 `[x, 1] @ [-2 c, |c|^2]` is the squared distance minus |x|^2, which affects neither argmin nor softmax. Vectors and
 codes are centred on the mean of the codes, so that a common offset costs no precision.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from tstk.kernels.threads import map_row_slices
 
 BLOCK_ROWS, MAX_BLOCKS = 4, 8
 """Rows that MKL multiplies together, and the largest number of threads for which each gets whole blocks of them."""
+CHANNELS = 128
+"""Channels that a product on a CPU sums up: MKL divides more than 191 itself, in ways that depend on their number. The
+search in C++ adds up the same sums."""
 
 
 def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +53,8 @@ def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Ten
     vector would depend on its place in the batch: chunks are computed in whole blocks, with rows that do not count.
     """
     width, codes = table.shape
+    starts = range(0, width - 1, CHANNELS if x.device.type == "cpu" else width)
+    parts = [slice(start, stop) for start, stop in pairwise((*starts, width))]
     scores, squares = code_mean.new_empty(2, len(x)).unbind()
     ids = code_mean.new_empty(len(x), dtype=torch.long)
 
@@ -60,7 +67,10 @@ def search_by_products(x: Tensor, code_mean: Tensor, table: Tensor) -> tuple[Ten
         for rows, min_score, norm, argmin in zip(*(t.split(chunk_size) for t in tensors), strict=True):
             inputs, size = input_buffer[: len(rows)], -(-len(rows) // block) * block
             torch.linalg.vector_norm(torch.sub(rows, code_mean, out=inputs[:, :-1]), dim=1, out=norm)
-            product = torch.mm(input_buffer[:size], table, out=product_buffer[:size])[: len(rows)]
+            product = product_buffer[:size]
+            for part in parts:
+                torch.addmm(product, input_buffer[:size, part], table[part], beta=int(part.start > 0), out=product)
+            product = product[: len(rows)]
             if product.device.type == "cpu":  # numpy's argmin is six times as fast as torch's
                 np.argmin(product.numpy(), 1, out=argmin.numpy())
                 torch.gather(product, 1, argmin[:, None], out=min_score[:, None])
