@@ -133,6 +133,7 @@ struct Sizes {
   Strides q, k, v, out;
 };
 
+// Rows of numbers, `stride` apart.
 struct Rows {
   const float* data;
   int64_t stride;
@@ -216,8 +217,8 @@ int64_t scratch_size(const Sizes* s) {
   return 2 * (s->block + s->width) * keys + (3 * s->keys + 3 * s->block) * width;
 }
 
-// Attend in heads begin to end of [series x heads]. Beside out [series, queries, heads, width] it
-// returns for each row of scores its highest one and 1 / sum(e^(score - highest)): stats [series x heads, queries, 2].
+// Attend in heads begin to end of [series x heads]. Return out [series, queries, heads, width] and, for each row of
+// scores, the highest one and 1 / sum(e^(score - highest)): stats [series x heads, queries, 2].
 void forward(const float* q, const float* k, const float* v, const float* bias, const int16_t* bits, int64_t begin,
              int64_t end, const Sizes* s, float scale, float kept, float* out, float* stats, float* scratch) {
   const int64_t n = s->queries, m = s->keys, d = s->width, keys = pad(m), width = pad(d);
