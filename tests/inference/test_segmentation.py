@@ -144,8 +144,7 @@ def test_samples_of_a_frame_are_classified_in_the_rows_of_the_frame(run):
     arrays = predict(run)
     frame = pandas.read_csv(run.parent / "d.csv")
     shuffled = frame.sample(frac=1, random_state=0).sort_values("time", kind="stable")
-    with pytest.warns(DataNoteWarning):
-        rows = tstk.load(run).predict(shuffled)
+    rows = tstk.load(run).predict(shuffled)
     assert rows.index.equals(shuffled.index)
     for name in set(arrays["id"]):
         windows = np.flatnonzero(arrays["id"] == name)
@@ -159,14 +158,11 @@ def test_samples_of_a_frame_are_classified_in_the_rows_of_the_frame(run):
 def test_rows_of_a_frame_with_numbers_as_ids_or_without_ids_get_the_classes_of_the_same_rows(run):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame, pipeline = pandas.read_csv(run.parent / "d.csv"), tstk.load(run)
-    with pytest.warns(DataNoteWarning):
-        expected = pipeline.predict(frame)
-    with pytest.warns(DataNoteWarning):
-        numbered = pipeline.predict(frame.assign(id=frame["id"].str[1:].astype(float)))
+    expected = pipeline.predict(frame)
+    numbered = pipeline.predict(frame.assign(id=frame["id"].str[1:].astype(float)))
     pandas.testing.assert_frame_equal(numbered, expected)
     is_own = frame["id"] == "r1"
-    with pytest.warns(DataNoteWarning):
-        alone = pipeline.predict(frame.loc[is_own, list(pipeline.channel_names)])
+    alone = pipeline.predict(frame.loc[is_own, list(pipeline.channel_names)])
     pandas.testing.assert_frame_equal(alone, expected[is_own], rtol=1e-4)
 
 

@@ -145,7 +145,7 @@ def test_a_forecast_has_dates_channels_the_mean_and_quantiles(runs, folder):
     call("forecast", runs["rollout"], "--samples", 20, "--horizon", 50, "--quantiles", "0.05,0.95", "--out", out)
     rows = list(csv.DictReader(out.open(newline="")))
     assert len(rows) == 50 * 2
-    assert list(rows[0]) == ["step", "date", "channel", "mean", "q0.05", "q0.95"]
+    assert list(rows[0]) == ["step", "date", "channel", "forecast", "q0.05", "q0.95"]
     assert rows[0]["date"] == "2020-01-07 16:00:00"
     assert [row["channel"] for row in rows[:2]] == ["u", "v"]
     assert all(float(row["q0.05"]) <= float(row["q0.95"]) for row in rows)
@@ -157,7 +157,7 @@ def test_a_run_with_one_answer_has_no_quantiles_and_draws_nothing(runs, folder):
     assert "no quantiles" in call("forecast", runs["soft"], "--horizon", 5, "--out", out).stderr
     rows = list(csv.DictReader(out.open(newline="")))
     assert len(rows) == 5 * 2
-    assert list(rows[0]) == ["step", "date", "channel", "mean"]
+    assert list(rows[0]) == ["step", "date", "channel", "forecast"]
     for method in ("soft", "direct"):
         assert "--samples 5" in refuse("forecast", runs[method], "--samples", 5, "--out", out, "--force")
         assert "--horizon 99" in refuse("forecast", runs[method], "--horizon", 99, "--out", out, "--force")
