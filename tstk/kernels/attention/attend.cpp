@@ -155,13 +155,15 @@ Rows pack(const float* x, int64_t stride, int64_t rows, int64_t width, float* bu
   return {buffer, padded};
 }
 
-// Copy rows [rows, width] as columns of `padded` numbers.
+// Copy rows [rows, width] as columns of `padded` numbers, PART rows at a time: more of them, if they are far apart,
+// displace each other in the cache.
 void pack_transposed(const float* x, int64_t stride, int64_t rows, int64_t width, int64_t padded, float* out) {
-  for (int64_t j = 0; j < width; j++) {
-    float* column = out + j * padded;
-    for (int64_t i = 0; i < rows; i++) column[i] = x[i * stride + j];
-    for (int64_t i = rows; i < padded; i++) column[i] = 0;
-  }
+  int64_t first = 0;
+  for (; first + PART <= rows; first += PART)
+    for (int64_t j = 0; j < width; j++)
+      for (int64_t i = first; i < first + PART; i++) out[j * padded + i] = x[i * stride + j];
+  for (int64_t j = 0; j < width; j++)
+    for (int64_t i = first; i < padded; i++) out[j * padded + i] = i < rows ? x[i * stride + j] : 0;
 }
 
 void unpack(const float* x, int64_t rows, int64_t width, float* out, int64_t stride) {
