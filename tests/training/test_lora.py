@@ -82,6 +82,7 @@ def test_updates_of_every_layer_reach_the_output_and_are_merged_to_rounding(entr
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", list_losses())
 def test_a_step_of_every_loss_and_its_copies_of_the_encoder_know_the_updates(entry):
     try:
