@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,16 @@ def test_strides_do_not_matter():
         assert all(map(torch.equal, actual, expected))
 
 
+def test_saved_tensors_may_be_moved_and_come_back_with_other_strides():
+    inputs = make_inputs(3, 2, 7, 19, 16)
+    expected = compute("cpp", inputs, dropout=0.3)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: t.clone(memory_format=torch.contiguous_format), lambda t: t
+    ):
+        actual = compute("cpp", inputs, dropout=0.3)
+    assert all(map(torch.equal, actual, expected))
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_gradients_may_be_differentiated_and_taken_several_at_once(rate):
     inputs = make_inputs(2, 3, 5, 7, 8)
@@ -174,7 +185,7 @@ def test_it_is_selected_for_calls_that_are_worth_it():
     ("change", "reason"),
     [
         (lambda q, k, v: ((q.double(), k.double(), v.double()), None), "float32 throughout"),
-        (lambda q, k, v: ((q, k, v[..., :4]), None), "as wide for values as for keys"),
+        (lambda q, k, v: ((q, k, v[..., :4]), None), "values of the shape of the keys"),
         (lambda q, k, v: ((q, k, v), torch.ones(2, 1, 5, 7, dtype=torch.bool)), "a mask over keys only"),
     ],
 )

@@ -15,11 +15,11 @@ _are_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", l
 
 
 def draw_bits(count: int, slack: int = 0) -> Tensor:
-    """Draw `count` int16 numbers from torch's global generator of the CPU; `slack` more may be read behind them."""
+    """Draw `count` int16 numbers from torch's global generator of the CPU; `slack` more, not drawn, follow them."""
     num_draws = -(-count // 4)
     numbers = torch.empty(num_draws + -(-slack // 4), dtype=torch.int64, device="cpu")
     numbers[:num_draws].random_(-(1 << 63), None)
-    return numbers.view(torch.int16)[:count]
+    return numbers.view(torch.int16)[: count + slack]
 
 
 def apply_dropout(x: Tensor, rate: float) -> Tensor:

@@ -56,6 +56,9 @@ def attend(
         scale: factor of the scores; D ** -0.5 if None
         dropout: dropout rate of the attention probabilities
         backend: cpp, torch or reference; the first that supports the call if None
+
+    Raises:
+        IncompatibleError: `backend` does not support this call
     """
     y: Tensor = attention_op(q, k, v, mask, causal=causal, scale=scale, dropout=dropout, backend=backend)
     return y
@@ -81,9 +84,11 @@ def _why_cpp_unsupported(
         return "a compiler or transform of torch cannot trace it, autocast changes dtypes, or the tensors are on a GPU"
     if not q.dtype == k.dtype == v.dtype == float32:
         return f"it takes float32 throughout, not {q.dtype}, {k.dtype}, {v.dtype}"
-    if not 0 < q.shape[-1] == v.shape[-1] <= MAX_CPP_WIDTH or not k.numel():
-        return f"it takes heads 1 to {MAX_CPP_WIDTH} wide, as wide for values as for keys, and at least one key"
-    if mask is not None and mask.shape[2] != 1:
+    if not 0 < q.shape[-1] <= MAX_CPP_WIDTH or not k.numel():
+        return f"it takes heads 1 to {MAX_CPP_WIDTH} wide, and at least one key"
+    if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
+        return "it takes as many heads of queries as of keys, and values of the shape of the keys"
+    if mask is not None and mask.shape[1:] != (1, 1, k.shape[2]):
         return "it takes a mask over keys only"
     if dropout > MAX_CPP_DROPOUT:
         return f"it takes dropout rates up to {MAX_CPP_DROPOUT}"

@@ -51,7 +51,7 @@ inline float highest(Floats x) {
 }
 #endif
 
-// e^x for x <= 0 (or slightly more), within two units in the last place; 0 below -87.
+// e^x for x <= 0 to rounding; 0 below -87.
 inline Floats exponential(Floats x) {
   const Floats shift = fill(12582912.0f);  // adding 1.5 * 2^23 rounds to a whole number
   const Ints is_small = x < -87.0f;
@@ -267,9 +267,9 @@ void forward(const float* q, const float* k, const float* v, const float* bias, 
   }
 }
 
-// Gradients dq, dk and dv, strided as q_to and k_to say, from that of out.
+// Gradients dq, dk and dv, strided as q_to and k_to say, from that of out, whose strides are those of out in `s`.
 void backward(const float* q, const float* k, const float* v, const float* bias, const int16_t* bits,
-              const float* stats, const float* grad, int64_t begin, int64_t end, const Sizes* s, const Strides* g,
+              const float* stats, const float* grad, int64_t begin, int64_t end, const Sizes* s,
               const Strides* q_to, const Strides* k_to, float scale, float kept, float* dq, float* dk, float* dv,
               float* scratch) {
   const int64_t n = s->queries, m = s->keys, d = s->width, keys = pad(m), width = pad(d);
@@ -282,7 +282,7 @@ void backward(const float* q, const float* k, const float* v, const float* bias,
   for (int64_t head = begin; head < end; head++) {
     const int64_t series = head / s->heads, h = head % s->heads;
     const float *queries = q + series * s->q.series + h * s->q.head, *key = k + series * s->k.series + h * s->k.head,
-                *grads = grad + series * g->series + h * g->head;
+                *grads = grad + series * s->out.series + h * s->out.head;
     pack_transposed(key, s->k.token, m, d, keys, k_transposed);
     pack_transposed(v + series * s->v.series + h * s->v.head, s->v.token, m, d, keys, v_transposed);
     const Rows k_rows = pack(key, s->k.token, m, d, k_buffer);
@@ -295,7 +295,7 @@ void backward(const float* q, const float* k, const float* v, const float* bias,
       const int64_t rows = n - first < s->block ? n - first : s->block, visible = count_visible(s, first + rows);
       const int64_t inner = visible < m ? visible : m;
       const Rows q_rows = pack(queries + first * s->q.token, s->q.token, rows, d, q_buffer);
-      const Rows g_rows = pack(grads + first * g->token, g->token, rows, d, g_buffer);
+      const Rows g_rows = pack(grads + first * s->out.token, s->out.token, rows, d, g_buffer);
       multiply<false>(q_rows.data, q_rows.stride, 1, k_transposed, keys, rows, d, visible, probs, keys);
       multiply<false>(g_rows.data, g_rows.stride, 1, v_transposed, keys, rows, d, visible, score_grad, keys);
       for (int64_t i = 0; i < rows; i++) {

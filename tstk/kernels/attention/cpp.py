@@ -30,7 +30,7 @@ LIBRARY = Library(
     {
         "scratch_size": (c_int64, (c_void_p,)),
         "forward": (None, (*(c_void_p,) * 5, c_int64, c_int64, c_void_p, *_FACTORS, *(c_void_p,) * 3)),
-        "backward": (None, (*(c_void_p,) * 7, c_int64, c_int64, *(c_void_p,) * 4, *_FACTORS, *(c_void_p,) * 4)),
+        "backward": (None, (*(c_void_p,) * 7, c_int64, c_int64, *(c_void_p,) * 3, *_FACTORS, *(c_void_p,) * 4)),
     },
 )
 
@@ -84,7 +84,7 @@ class _Attention(torch.autograd.Function):
 
         map_row_slices(compute, b * h, b * h * n * k.shape[2], q.device)
         ctx.save_for_backward(q, k, v, bias, bits, stats)
-        ctx.call, ctx.sizes, ctx.size = call, sizes, size
+        ctx.call = call
         return out
 
     @staticmethod
@@ -92,17 +92,19 @@ class _Attention(torch.autograd.Function):
         q, k, v, bias, bits, stats = ctx.saved_tensors
         if torch.is_grad_enabled() or is_traced(grad):  # the gradient will be differentiated in turn, or is one of many
             return *_differentiate(ctx, grad), None, None, None
-        grad = _make_readable(grad)
+        q, k, v, grad = map(_make_readable, (q, k, v, grad))  # hooks on saved tensors may have changed their strides
         gradients = [_allocate_like(t) for t in (q, k, v)]
-        strides = [(c_int64 * 3)(*_list_strides(t)) for t in (grad, *gradients[:2])]
+        strides = [(c_int64 * 3)(*_list_strides(t)) for t in gradients[:2]]
         b, h, n, _ = q.shape
         library, bits_pointer = LIBRARY.load(), 0 if bits is None else bits.data_ptr()
+        sizes = _list_sizes(q, k, v, bias, grad, ctx.call)
+        size = library.scratch_size(sizes)
         inputs = [*(t.data_ptr() for t in (q, k, v, bias)), bits_pointer, stats.data_ptr(), grad.data_ptr()]
-        options = (ctx.sizes, *strides, ctx.call.scale, ctx.call.factor)
+        options = (sizes, *strides, ctx.call.scale, ctx.call.factor)
         outputs = [t.data_ptr() for t in gradients]
 
         def compute(heads: slice) -> None:
-            scratch = stats.new_empty(ctx.size)
+            scratch = stats.new_empty(size)
             library.backward(*inputs, heads.start, heads.stop, *options, *outputs, scratch.data_ptr())
 
         map_row_slices(compute, b * h, b * h * n * k.shape[2], q.device)
@@ -125,7 +127,7 @@ def _list_strides(x: Tensor) -> list[int]:
 
 
 def _list_sizes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, out: Tensor, call: _Call) -> Array[c_int64]:
-    """Return the struct `Sizes` of the kernel."""
+    """Return the struct `Sizes` of the kernel; `out` is the output, or its gradient."""
     _, h, n, d = q.shape
     block = max(MIN_BLOCK, min(CAUSAL_BLOCK if call.causal else n, BLOCK_SCORES // bias.shape[1]))
     bias_stride = bias.shape[1] if len(bias) > 1 else 0
@@ -144,7 +146,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     with torch.enable_grad():
         probs = masked_softmax(call.scale * q @ k.mT, visible)
         if bits is not None:
-            probs = probs * (bits >= call.threshold).view(probs.shape) * call.factor
+            kept = bits[: probs.numel()].view(probs.shape) >= call.threshold
+            probs = probs * kept * call.factor
         needed = [t for t, is_needed in zip((q, k, v), ctx.needs_input_grad, strict=False) if is_needed]
         found = iter(torch.autograd.grad(probs @ v, needed, grad, create_graph=torch.is_grad_enabled()))
     return tuple(next(found) if is_needed else None for is_needed in ctx.needs_input_grad[:3])
