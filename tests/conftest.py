@@ -116,9 +116,9 @@ def syllables(monkeypatch):
     return "syllables"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def forget_components(monkeypatch):
-    """Forget after the test, and when called, the components that were registered without a plugin."""
+    """Forget after every test, and when called, the components that it registered: others list what there is."""
     plugins = {k: list(v) for k, v in get_registry()._table.items()}
 
     def forget():

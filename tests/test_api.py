@@ -263,7 +263,7 @@ def test_a_run_that_uses_a_class_is_resumed_and_tuned_with_it(tmp_path, forget_c
     assert all(value.equal(tuned.encoder.state_dict()[name]) for name, value in weights.items())
 
 
-def test_only_the_classes_of_a_run_can_be_given_to_load_it(tmp_path, forget_components, short):
+def test_only_the_classes_of_a_run_can_be_given_to_load_it(tmp_path, short):
     tstk.fit(encoder=define_encoder(), **short, out=tmp_path / "run")
     for components, message in (
         ({"head": tstk.Head}, "head=Head: .* has no head without a plugin; it has encoder"),
@@ -274,7 +274,7 @@ def test_only_the_classes_of_a_run_can_be_given_to_load_it(tmp_path, forget_comp
             tstk.load(tmp_path / "run", **components)
 
 
-def test_a_class_takes_options_and_partners_like_a_component_of_a_plugin(forget_components):
+def test_a_class_takes_options_and_partners_like_a_component_of_a_plugin():
     spec = tstk.Spec(2, 40, "classification", 3)
 
     @tstk.register("encoder", "scale")
@@ -291,7 +291,7 @@ def test_a_class_takes_options_and_partners_like_a_component_of_a_plugin(forget_
         tstk.build(encoder=Causal, encoder__power="two", spec=spec)
 
 
-def test_a_class_of_a_notebook_that_has_no_source_works(tmp_path, forget_components, short):
+def test_a_class_of_a_notebook_that_has_no_source_works(tmp_path, short):
     cell = """
 class Plain(tstk.Head):
     def __init__(self, spec, *, bias: bool = True):

@@ -74,7 +74,7 @@ def hub(monkeypatch, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_windows", "forget_components")
+@pytest.mark.usefixtures("few_windows")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch, request):
     from click.testing import CliRunner

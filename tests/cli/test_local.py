@@ -15,7 +15,7 @@ MINE = Path(__file__).parents[1] / "support" / "mine.py"
 
 
 @pytest.fixture(autouse=True)
-def own_process(forget_components, monkeypatch):
+def own_process(monkeypatch):
     """Let each test import `mine` anew, from where it finds it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)

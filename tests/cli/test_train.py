@@ -146,7 +146,7 @@ def test_a_dry_run_shows_shapes_and_writes_nothing(tstk, npz, small, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_names_the_class_that_breaks_its_contract(refused, npz, forget_components, tmp_path):
+def test_a_dry_run_names_the_class_that_breaks_its_contract(refused, npz, tmp_path):
     (tmp_path / "flawed.py").write_text(
         "import tstk\n\n\nclass Flawed(tstk.Encoder):\n    def forward(self, tokens):\n        return tokens.values\n"
     )

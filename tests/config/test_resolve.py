@@ -162,14 +162,14 @@ def test_every_component_that_is_named_as_a_partner_exists(kind):
         ({"head": Wide, "loss": "cross-entropy"}, {"head": "wide", "loss": "cross-entropy", "tokenizer": "inception"}),
     ],
 )
-def test_components_of_others_name_their_partners(given, want, forget_components):
+def test_components_of_others_name_their_partners(given, want):
     tstk.register("loss", "smooth")(Smooth)
     tstk.register("head", "wide")(Wide)
     components = uses(resolve_config(("argument", given)))
     assert {k: components[k] for k in want} == want
 
 
-def test_an_import_path_is_followed_from_a_flag_and_never_from_a_file(tmp_path, monkeypatch, forget_components):
+def test_an_import_path_is_followed_from_a_flag_and_never_from_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "tracked.py").write_text("import tstk\nclass Own(tstk.Encoder):\n    pass\n")
     path = f"{tmp_path}/tracked.py:Own"
@@ -180,7 +180,7 @@ def test_an_import_path_is_followed_from_a_flag_and_never_from_a_file(tmp_path, 
     assert (config.component("encoder"), config.notes) == ("Own", [])
 
 
-def test_a_component_inside_may_be_a_class(nested, forget_components):
+def test_a_component_inside_may_be_a_class(nested):
     class Own(tstk.Encoder):
         def __init__(self, spec, *, depth: int = 1):
             super().__init__(spec)

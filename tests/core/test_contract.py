@@ -119,11 +119,6 @@ class DetachedLoss(CrossEntropy):
 BROKEN = [c for c in list(globals().values()) if isinstance(c, type) and "says" in vars(c)]
 
 
-@pytest.fixture(autouse=True)
-def own_registry(forget_components):
-    """Forget afterwards what a test registers."""
-
-
 @pytest.mark.parametrize("component", BROKEN)
 def test_fit_names_the_class_that_breaks_its_contract_and_its_line(component, npz, tmp_path):
     tokenizer = {"use": "patch", "dim": 16} if component.kind != "tokenizer" else component

@@ -176,7 +176,7 @@ def test_options_are_parameters_that_clone_search_and_pickle_know():
 
 
 @pytest.mark.slow
-def test_a_component_may_be_a_class_that_clone_and_set_params_keep(forget_components):
+def test_a_component_may_be_a_class_that_clone_and_set_params_keep():
     class Scale(tstk.Encoder):
         def __init__(self, spec, *, factor: float = 1.0):
             super().__init__(spec)

@@ -383,14 +383,11 @@ class Percent(get_registry().load(get_registry().find("task", "regression"))):
 @pytest.mark.slow
 def test_a_task_of_a_plugin_uses_heads_and_losses_of_the_core_and_its_own_metric(files, tmp_path):
     get_registry().add(Entry("task", "percent", Percent, "Numbers in percent", dist="local"))
-    try:
-        options = {"data": str(files / "numbers.npz"), "data__task": "percent", "head": "linear"}
-        result = tstk.fit(**options, steps=20, validate_every=5, out=tmp_path / "run", **TINY)
-        assert result.task == "percent"
-        history = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-        assert result.selected.epoch == min(history, key=lambda row: row["val"]["mape"])["epoch"]
-    finally:
-        del get_registry()._table["task", "percent"]
+    options = {"data": str(files / "numbers.npz"), "data__task": "percent", "head": "linear"}
+    result = tstk.fit(**options, steps=20, validate_every=5, out=tmp_path / "run", **TINY)
+    assert result.task == "percent"
+    history = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert result.selected.epoch == min(history, key=lambda row: row["val"]["mape"])["epoch"]
 
 
 def test_errors_are_better_if_lower_also_those_of_one_target():

@@ -46,7 +46,7 @@ class LoopOverSeries(tstk.Encoder):
 
 
 @pytest.mark.slow
-def test_a_component_that_takes_one_batch_size_alone_is_named_in_a_line(build, labelled_spec, forget_components):
+def test_a_component_that_takes_one_batch_size_alone_is_named_in_a_line(build, labelled_spec):
     encoder = {"use": register_component("encoder", LoopOverSeries)}
     place = r"encoder 'LoopOverSeries' \(class LoopOverSeries, .*test_export.py:\d+\)"
     with pytest.raises(IncompatibleError, match=f"one size of batch alone\\); in {place}: use no loop over") as error:
@@ -60,7 +60,7 @@ class UntracedNumber(tstk.Encoder):
 
 
 @pytest.mark.slow
-def test_a_component_that_cannot_be_traced_is_named_in_a_line(build, labelled_spec, forget_components):
+def test_a_component_that_cannot_be_traced_is_named_in_a_line(build, labelled_spec):
     encoder = {"use": register_component("encoder", UntracedNumber)}
     with pytest.raises(IncompatibleError, match=r"torch\.export cannot trace .*class UntracedNumber") as error:
         export(build(labelled_spec, encoder=encoder, head="linear"))

@@ -23,11 +23,6 @@ from tstk.plugins.signature import read_signature
 MINE = Path(__file__).parents[1] / "support" / "mine.py"
 
 
-@pytest.fixture(autouse=True)
-def own_registry(forget_components):
-    """Forget afterwards what a test registers."""
-
-
 @pytest.fixture
 def imported_module(monkeypatch):
     """The module of a user, imported by its plain name."""

@@ -173,7 +173,7 @@ def test_a_component_whose_needs_no_check_can_meet_is_skipped_once(register_plug
     assert set(states[1:]) == {"not applicable"}
 
 
-def test_a_class_of_a_script_or_notebook_is_checked_without_a_plugin(forget_components):
+def test_a_class_of_a_script_or_notebook_is_checked_without_a_plugin():
     class Leaking(Transformer):
         """A transformer whose tokens see invalid ones."""
 

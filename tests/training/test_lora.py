@@ -224,7 +224,6 @@ def test_what_cannot_take_effect_is_refused(npz, overrides, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("forget_components")
 def test_layers_whose_weights_are_read_without_a_call_are_refused(npz):
     with pytest.raises(OptionError, match=r"uses torch\.nn\.MultiheadAttention, which reads the weights"):
         tstk.fit(data=npz, encoder=Torchs, head="linear", lora=2, verbose=False)
