@@ -35,6 +35,7 @@ def test_public_names_are_sorted_listed_by_dir_and_can_be_imported():
     assert tstk.__version__ == metadata.version("tstk-core")
 
 
+@pytest.mark.slow
 def test_fit_trains_and_load_brings_the_same_model_back(tmp_path):
     result = tstk.fit(encoder="bert", head="cot", **TINY, steps=2, out=tmp_path / "run")
     assert isinstance(result, tstk.RunResult)
@@ -113,6 +114,7 @@ tstk.fit(sampling="some")
     assert "epochs" in errors[1][2]
 
 
+@pytest.mark.slow
 def test_fit_is_silent_unless_verbose_and_logs_its_notes(tmp_path, capfd, caplog, npz):
     options = {"encoder": "transformer", "head": "linear", **TINY, "steps": 2, "data": npz}
     with caplog.at_level(logging.INFO, "tstk"):
@@ -235,6 +237,7 @@ def test_a_class_trains_is_recorded_and_is_given_again_to_load_the_run(tmp_path,
         assert np.array_equal(again.probabilities, expected.probabilities)
 
 
+@pytest.mark.slow
 def test_a_class_that_has_another_name_or_source_by_now_is_taken_with_a_warning(tmp_path, forget_components, short):
     class Renamed(tstk.Encoder):
         def __init__(self, spec, *, power: int = 1, shift: float | None = None):
@@ -247,6 +250,7 @@ def test_a_class_that_has_another_name_or_source_by_now_is_taken_with_a_warning(
         assert type(tstk.load(tmp_path / "run", encoder=Renamed).encoder) is Renamed
 
 
+@pytest.mark.slow
 def test_a_run_that_uses_a_class_is_resumed_and_tuned_with_it(tmp_path, forget_components, short):
     run = tmp_path / "run"
     trained = tstk.fit(encoder=define_encoder(), **short, out=run)
@@ -291,6 +295,7 @@ def test_a_class_takes_options_and_partners_like_a_component_of_a_plugin():
         tstk.build(encoder=Causal, encoder__power="two", spec=spec)
 
 
+@pytest.mark.slow
 def test_a_class_of_a_notebook_that_has_no_source_works(tmp_path, short):
     cell = """
 class Plain(tstk.Head):

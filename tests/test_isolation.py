@@ -118,6 +118,7 @@ def test_a_broken_plugin_changes_nothing_else_and_is_listed_with_its_cause(kind,
     assert cause in table[2]
 
 
+@pytest.mark.slow
 def test_a_failed_plugin_is_mentioned_only_where_it_is_the_reason(tmp_path):
     folder = package(tmp_path, BROKEN["import error"][0], PART)
     code, _, error = run_cli([("show", "encoder", "good")], folder)[0]

@@ -258,6 +258,8 @@ def read_definitions(path, tree):
 
     def walk(node, owners):
         for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                continue  # defines nothing
             if isinstance(child, ast.ClassDef):
                 yield owners, child.name, child.lineno
                 yield from walk(child, (child.name, *(ast.unparse(base).split(".")[-1] for base in child.bases)))
@@ -287,26 +289,28 @@ def find_old_names(path, tree):
             yield f"{path.name}:{line}: {name}; the term is {NAMES[name]}"
 
 
-def find_meaningless_names(path, tree):
+def find_meaningless_names(path, nodes):
     """A line for each function, and each local of more than `MAX_LINES` lines, that is a bare participle or pronoun."""
-    for function in ast.walk(tree):
+    places = [(n.lineno, n.id) for n in nodes if isinstance(n, ast.Name)]
+    places += [(n.lineno, n.arg) for n in nodes if isinstance(n, ast.arg)]
+    meaningless = [(line, name) for line, name in places if name in MEANINGLESS_LOCALS]
+    for function in nodes:
         if not isinstance(function, ast.FunctionDef):
             continue
         if function.name in MEANINGLESS_FUNCTIONS:
             yield f"{path.name}:{function.lineno}: function {function.name}"
         lines = {}
-        for node in ast.walk(function):
-            name = node.id if isinstance(node, ast.Name) else node.arg if isinstance(node, ast.arg) else None
-            if name in MEANINGLESS_LOCALS:
-                lines.setdefault(name, []).append(node.lineno)
-        for name, places in lines.items():
-            if max(places) - min(places) >= MAX_LINES:
-                yield f"{path.name}:{min(places)}: local {name}"
+        for line, name in meaningless:
+            if function.lineno <= line <= function.end_lineno:
+                lines.setdefault(name, []).append(line)
+        for name, numbers in lines.items():
+            if max(numbers) - min(numbers) >= MAX_LINES:
+                yield f"{path.name}:{min(numbers)}: local {name}"
 
 
-def find_renaming_imports(path, tree):
+def find_renaming_imports(path, nodes):
     """The imports of a module that give a name of the project another one."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None) or node.names[0].name
             if module.split(".")[0].startswith(("tstk", "tests", "benchmarks")):
@@ -316,9 +320,11 @@ def find_renaming_imports(path, tree):
 
 @cache
 def inspect_module(path):
-    """The old, meaningless and renaming names of a module, which is parsed once."""
+    """The old, meaningless and renaming names of a module, which is parsed and traversed once."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [list(find(path, tree)) for find in (find_old_names, find_meaningless_names, find_renaming_imports)]
+    nodes = list(ast.walk(tree))
+    meaningless, renaming = find_meaningless_names(path, nodes), find_renaming_imports(path, nodes)
+    return [list(names) for names in (find_old_names(path, tree), meaningless, renaming)]
 
 
 def find_old_terms(text):

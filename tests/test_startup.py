@@ -93,6 +93,7 @@ def test_a_command_that_computes_nothing_imports_nothing_heavy(words):
     assert fresh(CHECK.format(words=words.split())) == "heavy: []"
 
 
+@pytest.mark.slow
 def test_the_help_of_every_command_imports_nothing_heavy():
     count, heavy = fresh(HELP).split(" ", 1)
     assert int(count) > 15

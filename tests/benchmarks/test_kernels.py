@@ -178,6 +178,7 @@ def check_gradient(outputs):
     return error, "" if error < 1e-6 else f"gradient off by {error:.1g}"
 
 
+@pytest.mark.slow
 def test_missing_and_failing_contenders_are_recorded_with_the_reason_and_the_others_run():
     def fail(x):
         raise RuntimeError("no such\nkernel")
@@ -220,6 +221,7 @@ def test_results_are_written_as_they_come(tmp_path):
     assert [table["threads"] for table in page["tables"]] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_name_is_resumed_and_another_name_replaces_it(tmp_path):
     case = make_doubling_case({"ours": make_contender(lambda x: 2 * x)})
     record = measure(case, 0.02)
@@ -464,6 +466,7 @@ def test_gpu_sh_stops_at_the_first_failure_with_status_1(gpu_sh, mode, red, last
     assert "benchmarks.summary" in calls[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
 def test_gpu_sh_gives_no_step_more_than_is_left_and_begins_none_without(gpu_sh):
     for mode, seconds in (("smoke", 60), ("bench", 90)):

@@ -118,6 +118,7 @@ def test_with_cls_tokens_sit_one_row_further_and_cls_on_row_zero(small):
     torch.testing.assert_close(got.values[tokens.valid], expected[:, 1:][tokens.valid], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_tensor_equals_the_file_bit_for_bit(folder):
     encoder = build_pretrained(SPEC, pretrained=folder)
     file = load_file(Path(folder) / "model.safetensors")
@@ -523,6 +524,7 @@ def test_codes_read_as_words_start_as_words_of_the_checkpoint_and_equal_it(small
     assert torch.equal(other.values, encoded.values)
 
 
+@pytest.mark.slow
 def test_positions_of_a_checkpoint_stay_as_large_beside_tokens_as_beside_words(folder, reference):
     encoder, tokens = build_pretrained(SPEC, pretrained=folder), tokens_of()
     tokens = tokens.replace(values=tokens.values * 10)  # a root mean square of 1

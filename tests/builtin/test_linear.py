@@ -44,6 +44,7 @@ def test_before_the_first_step_it_predicts_as_the_regression_does(npz, standardi
     assert any(f"features of {len(data.train)} series (C = {fitted.C:g})" in n for n in notes)
 
 
+@pytest.mark.slow
 def test_a_class_without_training_series_is_never_predicted(npz):
     held, data = prepare_training(config(npz))
     data.train = data.train.select((data.train.y > 0).nonzero().flatten())
@@ -51,6 +52,7 @@ def test_a_class_without_training_series_is_never_predicted(npz):
     assert (held.predict_batch(data.test.batch(torch.arange(len(data.test)))).argmax(1) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_head_that_a_run_has_trained_is_not_fitted_again(npz, tmp_path):
     train(config(npz, steps=2, lr=0.1), tmp_path / "run")
     notes = []
@@ -60,6 +62,7 @@ def test_a_head_that_a_run_has_trained_is_not_fitted_again(npz, tmp_path):
     assert not torch.equal(pipeline.head.classify.weight, fresh.head.classify.weight)
 
 
+@pytest.mark.slow
 def test_a_head_trained_on_other_classes_is_replaced_by_the_regression(npz, tmp_path):
     train(config(npz, steps=2), tmp_path / "run")
     with np.load(npz) as arrays:

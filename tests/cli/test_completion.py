@@ -104,6 +104,7 @@ def test_names_options_data_sets_and_runs_are_offered(shell, place):
         assert values(shell, said) == WANTED[line], line
 
 
+@pytest.mark.slow
 def test_every_kind_that_has_a_name_is_offered_where_it_is_shown(tmp_path):
     kinds = [k for k in KINDS if get_registry().list_entries(k)]
     for kind, said in zip(kinds, complete("bash", [f"tstk show {kind} " for kind in kinds], tmp_path), strict=True):
@@ -116,6 +117,7 @@ def test_the_script_asks_tstk(tstk, shell):
     assert f"_TSTK_COMPLETE={shell}_complete" in text
 
 
+@pytest.mark.slow
 def test_in_a_real_bash_tab_completes(tstk, place):
     if not shutil.which("bash"):
         pytest.skip("there is no bash")

@@ -20,6 +20,7 @@ def file(tstk):
     return "x.pt"
 
 
+@pytest.mark.slow
 def test_options_of_the_importer_are_in_the_help_and_torch_is_not_imported(tstk):
     assert "IMPORTER names the program" in tstk("import", "--help").stdout
     assert "─ importer" not in tstk("import", "--help").stdout

@@ -33,6 +33,7 @@ def test_a_choice_by_the_environment_is_mentioned(tstk, monkeypatch):
     assert "TSTK_KERNELS=reference" in tstk("kernels").stderr
 
 
+@pytest.mark.slow
 def test_build_compiles_what_a_call_would_compile_later(tstk, monkeypatch, tmp_path):
     module = import_module("tstk.kernels.nearest_code.cpp")
     library = cpp.Library(module.LIBRARY.source, module.LIBRARY.functions)

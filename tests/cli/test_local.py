@@ -42,6 +42,7 @@ def forget(forget_components, monkeypatch):
     return forget
 
 
+@pytest.mark.slow
 def test_a_class_in_a_file_is_trained_scored_and_tuned(tstk, npz, file, forget):
     encoder = ["--encoder", "mine.py:Layer"]
     words = ["--data", npz, "--tokenizer.dim", 16, "--steps", 2, "--device", "cpu", "--quiet"]
@@ -96,6 +97,7 @@ def test_a_run_whose_class_has_changed_says_so_and_an_unfinished_one_is_resumed(
     assert done.stderr.count("note: the source of head 'wide-head' has changed since a was trained\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_loss_needs_it_only_to_continue_with_it(tstk, npz, file, forget):
     words = ["--steps", 2, "--device", "cpu", "--quiet", "--out"]
     sizes = ["--tokenizer.dim", 16, "--encoder.dim", 16, "--encoder.depth", 1, "--encoder.heads", 2]

@@ -13,6 +13,7 @@ def test_a_figure_is_written_in_the_format_of_its_suffix(tstk, run, tmp_path, su
     assert (tmp_path / f"a.{suffix}").read_bytes().startswith(SIGNATURES[suffix])
 
 
+@pytest.mark.slow
 def test_the_same_run_makes_the_same_figure(tstk, run, tmp_path):
     for name in ("a.svg", "b.svg"):
         assert tstk("plot", "confusion", run, "--out", name).exit_code == 0

@@ -65,6 +65,7 @@ def test_eval_on_other_data_takes_their_test_part(tstk, run, npz):
     assert other["size"] == own["size"] == 12
 
 
+@pytest.mark.slow
 def test_eval_repeats_the_scores_of_probabilities_with_their_intervals(tstk, run):
     scored = json.loads(tstk("eval", run, "--json").stdout)["classification"]
     kept = json.loads((run / "result.json").read_text())["classification"]
@@ -79,6 +80,7 @@ def test_eval_repeats_the_scores_of_probabilities_with_their_intervals(tstk, run
     assert "sensitivity   specificity" in printed.stdout
 
 
+@pytest.mark.slow
 def test_eval_of_one_class_says_what_is_undefined(tstk, run, npz, tmp_path):
     arrays = dict(np.load(npz))
     is_first = arrays["y_test"] == 0
@@ -342,6 +344,7 @@ def test_embeddings_are_the_pooled_tokens_with_their_labels(tstk, run, pool):
     assert arrays["classes"].tolist() == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_the_embedding_of_a_window_does_not_depend_on_its_future(tstk, csv, tmp_path):
     typed = ["--data", csv, "--context", 20, "--horizon", 5, "--loss", "masked", "--encoder", "identity", "--epochs", 1]
     assert tstk("train", *typed, "--out", "a").exit_code == 0
@@ -440,6 +443,7 @@ def test_export_writes_a_graph_and_says_how_far_it_is_off(tstk, run):
     assert torch.export.load("model.pt2").module()(torch.zeros(2, 2, 10)).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_forecasts_of_several_series_carry_ids_and_dates(tstk, tmp_path):
     days = np.datetime64("2024-01-01") + np.arange(60)
     ends = {"b": 60, "a": 50}

@@ -33,6 +33,7 @@ def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):
     assert load("first run").encoder.out.dim == 16
 
 
+@pytest.mark.slow
 def test_json_is_all_that_reaches_stdout_and_quiet_prints_the_run_alone(tstk, npz, small):
     spoken = json.loads(tstk("train", "--data", npz, *small, "--epochs", 1, "--json").stdout)
     assert spoken["run"] == "runs/transformer-linear-toy"
@@ -85,6 +86,7 @@ def write_targets(path):
     np.savez(path, X_train=x[0], X_test=x[1], targets_train=x[0][:, 0, :2], targets_test=x[1][:, 0, :2])
 
 
+@pytest.mark.slow
 def test_pretraining_on_a_table_leads_to_a_forecast_and_forecasts_nothing_itself(tstk, csv, small):
     table = ["--data", csv, "--context", 24, "--horizon", 8]
     first = tstk("train", *table, "--loss", "reconstruct", *small, "--epochs", 1, "--out", "a")
@@ -287,6 +289,7 @@ def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, m
     assert "this run is finished" in tstk("train", "--resume", "a run").stderr
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_at_once_reports_what_it_saved(tstk, npz, small, monkeypatch, tmp_path):
     from tstk.cli.progress import ProgressLines
 

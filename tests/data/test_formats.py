@@ -177,6 +177,7 @@ def test_a_record_without_baseline_or_gain_has_those_that_the_format_says(tmp_pa
     np.testing.assert_allclose(wfdb.read(path).values, [[1], [2]])
 
 
+@pytest.mark.slow
 def test_published_records_are_read_as_their_converted_copies_say(archive):
     copy = np.load(archive / "ecg" / "mitdb_100.npz")
     table = wfdb.read(archive / "ecg" / "100.hea")

@@ -30,6 +30,7 @@ def test_the_embedded_set_loads_without_a_root():
     assert set(data.val.y.tolist()) == set(data.train.y.tolist()) == set(range(6))
 
 
+@pytest.mark.slow
 def test_no_group_is_on_both_sides_of_the_split():
     for seed in range(5):
         data = load_data(config=DataConfig(split_seed=seed))

@@ -142,6 +142,7 @@ def test_a_parquet_file_is_measured_by_its_metadata(tmp_path, memory, columns):
     assert "x.parquet: 3,000 rows and" in refuse(tmp_path / "x.parquet")
 
 
+@pytest.mark.slow
 def test_a_text_that_repeats_in_a_parquet_file_is_stored_once(tmp_path, memory):
     import pyarrow
     from pyarrow import parquet

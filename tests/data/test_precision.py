@@ -103,6 +103,7 @@ def test_a_classifier_of_levelled_series_scores_as_one_of_the_series_themselves(
     )
 
 
+@pytest.mark.slow
 def test_forecasts_of_a_counter_are_in_its_units(tmp_path):
     t = np.arange(160)
     values = np.sin(t / 3) + 0.05 * np.random.default_rng(0).normal(size=160)

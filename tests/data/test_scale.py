@@ -219,6 +219,7 @@ def test_starting_from_a_run_of_other_channels_or_scale_is_noted(trained, tmp_pa
     assert RunConfig.read(tmp_path / "named.npz").init_from
 
 
+@pytest.mark.slow
 def test_a_probe_on_data_of_other_channels_or_scale_is_noted(trained):
     def find_notes(data):
         notes = []

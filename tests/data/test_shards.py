@@ -160,6 +160,7 @@ def test_reading_a_uri_that_was_not_fetched_makes_no_request_and_says_how_to_fet
             identify_files({"use": uri, "data_root": None, "conditioning": ()})
 
 
+@pytest.mark.slow
 def test_a_run_that_was_trained_on_a_uri_leads_to_no_request(bucket, cache, tmp_path):
     assert CliRunner().invoke(cli, ["data", "fetch", bucket]).exit_code == 0
     words = f"train --data {bucket} --test-fraction 0.3 --encoder transformer --encoder.dim 8 --encoder.depth 1 "

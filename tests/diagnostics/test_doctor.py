@@ -39,6 +39,7 @@ def test_every_extra_of_the_project_is_known_with_what_it_brings():
     assert extras.keys() - {"test", "dev"} == EXTRAS.keys()
 
 
+@pytest.mark.slow
 def test_each_part_of_the_machine_is_reported_and_nothing_is_written(tmp_path):
     found = run_diagnostics()
     assert {"versions", "torch", "machine", "extras", "plugins", "kernels", "data", "free space", "write access"} <= {

@@ -199,6 +199,7 @@ def test_forecasts_of_a_frame_continue_its_dates():
     np.testing.assert_allclose(in_arrays.predict(), forecast)
 
 
+@pytest.mark.slow
 def test_a_grid_of_forecasters_is_searched_in_the_order_of_time():
     table = make_table()
     search = GridSearchCV(
@@ -235,6 +236,7 @@ def test_a_forecaster_takes_one_table_in_the_order_of_its_times():
             call(pandas.concat({"a": table, "b": table.iloc[::-1]}))
 
 
+@pytest.mark.slow
 def test_a_forecaster_is_trained_on_the_series_of_a_multiindex_and_forecasts_each():
     tables = {"b": make_table(), "a": make_table(40) * 3 + 5}
     panel = pandas.concat(tables, names=["shop", "day"])

@@ -64,6 +64,7 @@ def test_commands_read_a_saved_estimator(tmp_path):
     assert tstk.load(tmp_path / "run").classes == ("no", "yes")
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_is_loaded_as_an_estimator(tmp_path):
     options = {name: value for name, value in TINY.items() if name != "steps"}
     run = tstk.fit(head="cot", steps=2, label_fraction=0.5, **options, out=tmp_path / "run").run_dir
@@ -76,6 +77,7 @@ def test_a_run_of_the_command_line_is_loaded_as_an_estimator(tmp_path):
         TokenEncoder.load(run)
 
 
+@pytest.mark.slow
 def test_a_run_records_what_was_trained_also_where_it_is_saved_again(tmp_path):
     from tstk.config.records import RunResult
 

@@ -56,6 +56,7 @@ def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 def test_numbers_of_a_series_do_not_depend_on_those_beside_it():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(20, 1, 16)), rng.normal(size=20)

@@ -221,6 +221,7 @@ def test_other_data_bring_their_own_classes_and_must_have_the_same_channels(run,
         probe(pretrained, npz)
 
 
+@pytest.mark.slow
 def test_data_without_classes_are_refused_in_a_line(tmp_path, csv):
     np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
     bare = train_classifier(tmp_path / "bare", loss="masked", data=str(tmp_path / "bare.npz"))
@@ -295,6 +296,7 @@ def test_settings_chosen_by_folds_are_judged_on_every_row_once(pretrained, monke
         np.testing.assert_allclose(np.bincount(judge.y) / np.bincount(rows.y), 0.2, atol=0.02)
 
 
+@pytest.mark.slow
 def test_folds_of_few_rows_are_fewer(pretrained):
     few = FeatureSet(np.arange(6.0)[:, None], np.array([0, 0, 0, 1, 1, 2]))
     assert len(probe_classifiers._make_folds(few)) == 3

@@ -167,6 +167,7 @@ def test_a_table_is_scored_with_the_times_of_its_rows(csv, tmp_path):
     assert "row" not in arrays
 
 
+@pytest.mark.slow
 def test_a_run_on_single_channels_takes_any_number_of_them_also_if_it_mixes_channels(tmp_path):
     """With one channel, mixed and independent are the same."""
     rng = np.random.default_rng(0)

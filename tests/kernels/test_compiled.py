@@ -55,6 +55,7 @@ def compiled(cache, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_every_entry_of_the_tables_was_compiled_as_it_is_now_and_fits():
     page = json.loads(OUT.read_text())
     assert find_stale_entries(page) == [], "run `python -m benchmarks.compile`, then `python -m benchmarks.render`"

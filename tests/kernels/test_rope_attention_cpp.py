@@ -48,6 +48,7 @@ def test_strides_and_shared_angles_do_not_matter(rope):
             torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_rows_are_divided_among_threads(rope, threads):
     before = torch.get_num_threads()
@@ -109,6 +110,7 @@ def test_angles_that_torch_negates_lazily_are_read_negated(rope):
     assert torch.equal(rope_attention(*case.qkv, (cos, torch._neg_view(sin)), backend="cpp"), plain)
 
 
+@pytest.mark.slow
 def test_forward_derivatives_are_left_to_torch(rope):
     case = rope(4, 4, 256, 64)
     q, k, v = case.qkv

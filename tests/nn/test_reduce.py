@@ -80,6 +80,7 @@ def test_the_mean_squared_error_is_the_mean_of_squared_differences(target_shape,
     assert all(map(torch.equal, grads, expected_grads))
 
 
+@pytest.mark.slow
 def test_gradients_averaged_over_processes_are_those_of_the_mean_over_all_elements(tmp_path):
     if not torch.distributed.is_available():
         pytest.skip("this torch has no distributed package")

@@ -64,6 +64,7 @@ def test_the_names_in_use_are_not_stale(text):
     assert not STALE.search(text)
 
 
+@pytest.mark.slow
 def test_nothing_installs_the_project_that_is_called_tstk_on_the_public_index():
     allowed = (
         Path(__file__),

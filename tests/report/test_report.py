@@ -147,6 +147,7 @@ def test_a_report_of_one_class_says_what_is_undefined(npz, run, tmp_path):
     assert "nan" not in page.text.lower()
 
 
+@pytest.mark.slow
 def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
     html = classes.render_classes(load_context(run)).html
     counts = np.array([int(n) for n in re.findall(r"<td style=[^>]*>(\d+)</td>", html)]).reshape(3, 3)
@@ -165,6 +166,7 @@ def test_a_forecaster_is_reported_with_forecasts_and_errors_by_step(forecaster, 
     assert sum("forecast of" in picture["alt"] for picture in page.pictures) == 6
 
 
+@pytest.mark.slow
 def test_a_channel_that_decides_the_mean_mase_because_it_hardly_changes_is_named(tmp_path):
     rows = [f"2020-01-{1 + i // 24:02}T{i % 24:02}:00,{i * 37 % 11},{i * 17 % 13},{i // 45 % 2}" for i in range(480)]
     (tmp_path / "door.csv").write_text("\n".join(["time,u,v,door", *rows]))
@@ -307,6 +309,7 @@ def test_options_that_differ_from_the_defaults_come_first_and_all_others_are_fol
     assert "open" not in html.partition("<details")[2].partition(">")[0]
 
 
+@pytest.mark.slow
 def test_panels_of_a_report_have_legends_instead_of_names_of_colours_in_the_text(run, masked, forecaster, tmp_path):
     for folder, labels in (
         (run, {"training", "validation", "weights kept", "fraction of series"}),
@@ -320,6 +323,7 @@ def test_panels_of_a_report_have_legends_instead_of_names_of_colours_in_the_text
         assert not re.search(r"\b(Blue|Dark|orange):", page.text)
 
 
+@pytest.mark.slow
 def test_dates_of_a_table_are_on_the_axes_of_its_forecasts(forecaster, tmp_path):
     page = read(forecaster, tmp_path)
     drawing = next(p for p in page.pictures if "forecast of v" in p["alt"])

@@ -56,6 +56,7 @@ def make_labelled(count=64, seed=0):
     return Series(x, None, torch.arange(count) % 3, torch.arange(count))
 
 
+@pytest.mark.slow
 def test_a_mixture_is_two_series_of_the_batch_and_their_labels_in_the_same_shares():
     series = make_labelled()
     mixed = apply_mixup(series, 0.4, 3, SampleRNG(0, 1, series.sample_id))

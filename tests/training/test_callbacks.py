@@ -55,6 +55,7 @@ def test_hooks_are_called_in_order_and_teardown_also_after_a_failure(npz, tmp_pa
     assert failing.calls == ["on_fit_start", "on_step_end", "teardown"]
 
 
+@pytest.mark.slow
 def test_a_callback_sees_the_averaged_weights_in_validation_and_can_stop_training(npz, tmp_path):
     class StopAtTwo(Callback):
         def __init__(self):
@@ -104,6 +105,7 @@ def test_the_state_of_a_callback_is_part_of_the_run_and_restored_when_it_resumes
     assert torch.equal(resumed.weights, whole.weights)
 
 
+@pytest.mark.slow
 def test_a_patient_run_stops_at_the_same_epoch_after_an_interruption(npz, tmp_path):
     config = make_config(npz, lr=0.0, patience=2, epochs=10)
     with pytest.raises(TrainingInterrupted):

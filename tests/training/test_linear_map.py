@@ -113,6 +113,7 @@ def test_a_run_is_loaded_with_its_map(gaps, tmp_path, linear, maps):
     assert maps in (None, len(loaded.linear_map.matrix))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [1e-3, 10.0], ids=["improves", "fails"])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(gaps, tmp_path, lr):
     class InterruptAtStep3(Callback):
@@ -129,6 +130,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(gaps, tmp_path, l
     assert (tmp_path / "rough/model.safetensors").read_bytes() == (tmp_path / "calm/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_initialized_from_another_keeps_the_map_and_another_kind_of_head_is_refused(gaps, tmp_path):
     run, plain = tmp_path / "run", tmp_path / "plain"
     train(config(gaps, train={"epochs": 1}), run)

@@ -248,6 +248,7 @@ def test_a_rate_without_a_part_or_a_number_is_refused(npz):
         fit(pipeline, data, epochs=1, lr_override=("encoder",))
 
 
+@pytest.mark.slow
 def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
     pipeline, data = prepare(npz, head="linear")
     rates = [r["lr"] for r in fit(pipeline, data, epochs=8, lr=0.01, warmup_ratio=0.5, batch_size=8).history]
@@ -573,6 +574,7 @@ def test_windows_of_a_table_are_not_cropped(csv):
         fit(pipeline, data, steps=1, crop=8)
 
 
+@pytest.mark.slow
 def test_a_probe_during_training_changes_no_weights_and_logs_its_accuracy(npz):
     rows = {}
     for probe in (None, 2):

@@ -133,6 +133,7 @@ def test_tables_and_encoders_without_blocks_are_not_advised_what_they_do_not_hav
     assert "--resize" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_batch_size_that_a_refusal_names_is_accepted(prepare, monkeypatch):
     pipeline, data, config = prepare(tokenizer="patch", encoder="transformer", batch_size="16")
     estimate = estimate_memory(pipeline, data, config)

@@ -140,6 +140,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 def test_what_training_goes_on_from_is_json_and_safetensors_and_goes_when_it_is_finished(stopped_run):
     assert {path.suffix for path in (stopped_run / "last").iterdir()} == {".json", ".safetensors"}
     kinds = {name.partition("/")[0] for name in load_file(tensors(stopped_run))}
@@ -207,6 +208,7 @@ def test_options_that_were_changed_since_are_refused(stopped_run):
     assert_refused(stopped_run, "config.json has changed since")
 
 
+@pytest.mark.slow
 def test_tensors_of_another_training_are_refused(stopped_run):
     path = tensors(stopped_run)
     saved = load_file(path)
@@ -351,6 +353,7 @@ def fill_disk_for(name, original_open):
     return open_file
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_refused(npz, tmp_path):
     run = train_and_interrupt(npz, tmp_path / "run", step=5)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}

@@ -59,6 +59,7 @@ def test_given_options_are_kept_and_not_noted_again(npz):
     assert note == "only 24 training series: using the defaults for few series, --steps 1500"
 
 
+@pytest.mark.slow
 def test_training_uses_the_defaults_for_few_series(npz, monkeypatch):
     monkeypatch.setitem(small_data.SMALL_DATA_DEFAULTS, "steps", 6)
     monkeypatch.setitem(small_data.SMALL_DATA_DEFAULTS, "validate_every", 2)

@@ -83,6 +83,7 @@ def train_with_trackers(npz, out, *names):
     )
 
 
+@pytest.mark.slow
 def test_wandb_and_mlflow_receive_every_step_and_epoch_and_the_end(npz, tmp_path, packages):
     result = train_with_trackers(npz, tmp_path / "run", "wandb", "mlflow")
     wandb = [json.loads(line) for line in (tmp_path / "run" / "wandb" / "log.jsonl").read_text().splitlines()]
@@ -98,6 +99,7 @@ def test_wandb_and_mlflow_receive_every_step_and_epoch_and_the_end(npz, tmp_path
     assert mlflow[-1] == ["finished", None]
 
 
+@pytest.mark.slow
 def test_tensorboard_writes_into_the_run(npz, tmp_path, packages, monkeypatch):
     from types import SimpleNamespace
 
@@ -119,6 +121,7 @@ def test_tensorboard_writes_into_the_run(npz, tmp_path, packages, monkeypatch):
     assert calls[-1][0] == "close"
 
 
+@pytest.mark.slow
 def test_what_trackers_wrote_of_a_run_that_failed_stays_and_is_no_file_of_others(npz, tmp_path, packages, monkeypatch):
     def fail(self, state, losses, series_per_second):
         raise TrainingError("the loss is nan")

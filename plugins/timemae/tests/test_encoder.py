@@ -121,6 +121,7 @@ def test_encoding_with_the_layers_of_a_bert_equals_transformers(folder):
     torch.testing.assert_close(actual[tokens.valid], expected[tokens.valid], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_copied_weights_equal_the_checkpoint_bit_for_bit_and_residual_scales_are_one(folder):
     encoder = build_pretrained(spec_of(384), pretrained=folder)
     file = convert_bert_layers(load_file(Path(folder) / "model.safetensors"))

@@ -238,6 +238,7 @@ def test_the_cache_does_not_change_forecasts(encoder, samples, horizon):
     )
 
 
+@pytest.mark.slow
 def test_a_rollout_goes_beyond_the_positions_that_the_encoder_has():
     pipeline = build_small(loss="code-rollout").eval()
     assert pipeline.encoder.table.shape[0] == 16
