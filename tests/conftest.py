@@ -20,10 +20,19 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job that a shel
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def empty_cache(tmp_path_factory, pytestconfig):
+    """Return a folder with nothing but the kernels in C++ that earlier sessions compiled."""
+    folder = tmp_path_factory.mktemp("cache")
+    if cache := getattr(pytestconfig, "cache", None):  # not with -p no:cacheprovider
+        (folder / "kernels").symlink_to(cache.mkdir("kernels"))
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def no_cache(tmp_path_factory, monkeypatch):
+def no_cache(empty_cache, monkeypatch):
     """Hide data sets that the user has downloaded."""
-    monkeypatch.setenv("TSTK_CACHE", str(tmp_path_factory.getbasetemp() / "no-cache"))
+    monkeypatch.setenv("TSTK_CACHE", str(empty_cache))
 
 
 @pytest.fixture(scope="session")

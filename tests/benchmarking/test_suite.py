@@ -6,7 +6,6 @@ import signal
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from tstk.benchmarking.page import build_table, iter_notes
 from tstk.benchmarking.results import compare_methods
@@ -37,6 +36,8 @@ SETS = {"A": "a.ts", "B": "b.ts", "C": "c.ts"}
 
 
 def test_the_table_has_means_and_students_interval(tmp_path):
+    from scipy import stats
+
     values = {("a.ts", 0): 0.5, ("a.ts", 1): 0.7, ("a.ts", 2): 0.9}
     result = run_benchmark({"m": scoring(lambda d, s: values[d, s])}, {"A": "a.ts"}, (0, 1, 2), tmp_path / "out")
     mean, half = result.table["m", "A"]
@@ -272,6 +273,8 @@ def test_an_unfinished_run_is_resumed_and_not_with_other_options(tmp_path):
 
 
 def test_folds_are_cells_of_their_own_and_the_interval_allows_for_shared_training_series(tmp_path):
+    from scipy import stats
+
     ran = []
 
     def run(data, seed, folder, fold_options):

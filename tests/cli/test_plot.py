@@ -2,10 +2,12 @@
 
 import pytest
 
+from tests.support.grids import slow_after
+
 SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+@pytest.mark.parametrize("suffix", slow_after(1, ["svg", "png", "pdf"]))
 def test_a_figure_is_written_in_the_format_of_its_suffix(tstk, run, tmp_path, suffix):
     result = tstk("plot", "tokens", run, "--sample", "2", "--channel", "1", "--out", f"a.{suffix}")
     assert result.exit_code == 0, result.output

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.grids import slow_after
 from tstk.core.types import Series, Spec
 from tstk.errors import DataError, OptionError
 
@@ -41,7 +42,10 @@ PIPELINES = {
 }
 
 
-@pytest.fixture(params=[(name, spec) for name in PIPELINES for spec in (SPEC, TABLE)], ids=str)
+WINDOWS = [pytest.param((name, TABLE), marks=pytest.mark.slow) for name in PIPELINES]
+
+
+@pytest.fixture(params=[*((name, SPEC) for name in PIPELINES), *WINDOWS], ids=str)
 def pipeline(request, build):
     """Return an untrained pipeline of each kind that predicts samples, for series and for windows of a table."""
     name, spec = request.param
@@ -106,7 +110,7 @@ def test_a_value_that_is_hidden_changes_nothing(pipeline):
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("stride", [None, 5, 24])
+@pytest.mark.parametrize("stride", slow_after(2, [None, 5, 24]))
 def test_longer_series_are_filled_window_by_window(pipeline, stride):
     x = np.concatenate([series_with_gaps(seed=s) for s in range(3)], 2)
     filled = pipeline.impute(x, stride=stride)

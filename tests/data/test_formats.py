@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.grids import slow_after
 from tstk.data import DataConfig, get_reader, load_data, load_split
 from tstk.data.readers import arff, pt, wfdb
 from tstk.errors import DataError, OptionError
@@ -40,7 +41,7 @@ def test_arff_without_a_class_has_series_without_labels(tmp_path):
     assert (raw.x.shape, raw.y) == ((2, 1, 1), None)
 
 
-@pytest.mark.parametrize("name", ["BasicMotions", "JapaneseVowels", "GunPoint"])
+@pytest.mark.parametrize("name", slow_after(1, ["GunPoint", "BasicMotions", "JapaneseVowels"]))
 def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, name):
     data = load_data(name, DataConfig(data_root=str(archive)))
     for part in ("TRAIN", "TEST"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.support.grids import slow_after
 from tests.support.shell import call
 from tstk.cli import cli
 from tstk.config.records import RunConfig, read_record, write_record
@@ -82,7 +83,7 @@ def test_a_run_scores_its_own_data_from_every_folder(trained, monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    ["eval", "predict", "embed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("probe", "report"))],
+    slow_after(2, ["predict", "embed", "eval", "probe", "report"]),
 )
 def test_every_command_says_once_that_the_data_are_not_those_of_the_run(trained, tmp_path, command):
     run = shutil.copytree(trained / "a", tmp_path / "a") / "run"

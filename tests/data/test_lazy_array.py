@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.grids import slow_after
 from tstk.data import lazy_array, load_data
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet
@@ -69,7 +70,7 @@ def test_labels_of_a_folder_may_have_another_name(folder):
         npy.read(path / "X.npy", roles=ColumnRoles("mood"))
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", slow_after(2, TYPES))
 @pytest.mark.parametrize("form", ["folder", "npz"])
 def test_what_stays_in_its_file_is_the_same_data(folder, tmp_path, monkeypatch, form, dtype):
     arrays = toy(dtype=dtype)

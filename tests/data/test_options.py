@@ -1,11 +1,13 @@
 """Every option of every kind of data takes effect, or is refused by name."""
 
 from dataclasses import fields
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
+from tests.data.conftest import write_labelled, write_table
 from tstk.data import DataConfig, load_data
 from tstk.errors import OptionError, TstkError
 
@@ -58,21 +60,28 @@ ALREADY_SO = {
 """Data that always are as the option demands, so that it is accepted and changes nothing."""
 
 
-@pytest.fixture
-def files(tmp_path, labelled, table):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
     """Return kind -> name of the data, and of other data that can replace one of its splits."""
-    labels = {"z_train": np.arange(20) % 4, "z_test": np.arange(10) % 4}
-    series, other = labelled(**labels), str(tmp_path / "one_split.npz")
+    folder, labels = tmp_path_factory.mktemp("files"), {"z_train": np.arange(20) % 4, "z_test": np.arange(10) % 4}
+    series, other = write_labelled(folder, **labels), str(folder / "one_split.npz")
+    second = write_labelled(folder, name="second", seed=1, **labels)
     np.savez(other, X=np.random.default_rng(1).normal(size=(12, 2, 6)), y=np.arange(12) % 2)
-    record, other_record = table(200)[0], table(150, name="other.csv", seed=1)[0]
+    record, other_record = write_table(folder, 200)[0], write_table(folder, 150, name="other.csv", seed=1)[0]
     return {
         "series": (series, other),
         "table": (record, other_record),
         "cut table": (record, other_record),
-        "several": (f"{series},{labelled(name='second', seed=1, **labels)}", other),
+        "several": (f"{series},{second}", other),
         "synthetic": ("synthetic", other),
-        **write_classes_per_sample(tmp_path),
+        **write_classes_per_sample(folder),
     }
+
+
+@pytest.fixture(scope="module")
+def by_default(files):
+    """Return a function of the kind of data that returns its fingerprint with the options of `BASE`."""
+    return cache(lambda kind: fingerprint(load_data(files[kind][0], DataConfig(**BASE[kind]))))
 
 
 def write_classes_per_sample(folder):
@@ -134,10 +143,10 @@ def value_of(option, kind, files, tmp_path):
 
 @pytest.mark.parametrize("kind", BASE)
 @pytest.mark.parametrize("option", [item.name for item in fields(DataConfig) if item.name != "data_root"])
-def test_an_option_takes_effect_or_is_refused_by_name(kind, option, files, tmp_path):
+def test_an_option_takes_effect_or_is_refused_by_name(kind, option, files, by_default, tmp_path):
     if option == "task" and option in BASE[kind]:
         pytest.skip("the task decides what kind of data these are")
-    before = fingerprint(load_data(files[kind][0], DataConfig(**BASE[kind])))
+    before = by_default(kind)
     options = {**BASE[kind], option: value_of(option, kind, files, tmp_path)}
     if option == "folds":
         options["fold"] = 1  # which is refused alone

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
 
+from tests.support.grids import slow_after
 from tstk.errors import DataNoteWarning, OptionError
 from tstk.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
 
@@ -102,7 +103,7 @@ def test_features_have_names_and_come_out_as_frames_with_the_index_of_the_rows()
     assert features.shape == (8, 16)
 
 
-@pytest.mark.parametrize("estimator", [SeriesClassifier, SeriesRegressor])
+@pytest.mark.parametrize("estimator", slow_after(1, [SeriesClassifier, SeriesRegressor]))
 def test_weights_of_series_change_what_is_learned_and_their_level_does_not_matter(estimator):
     y = np.arange(8) % 2
     options = {"steps": 20, "batch_size": 8, "augment": "off", "val_fraction": 0.0, "standardize": "none", **TINY}

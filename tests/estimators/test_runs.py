@@ -34,16 +34,17 @@ def test_a_classifier_is_the_same_after_it_was_saved(y, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "method"),
+    ("estimator", "data", "method"),
     [
-        (SeriesRegressor(**TINY).fit(SERIES, SERIES.mean((1, 2))), "predict"),
-        (SeriesRegressor(**TINY).fit(SERIES, SERIES.mean(2)), "predict"),
-        (TokenEncoder(pool="max", **TINY).fit(SERIES), "transform"),
-        (SeriesForecaster(context=8, horizon=3, **TINY).fit(SERIES[:, 0].repeat(5, 0)), "predict"),
+        (SeriesRegressor(**TINY), (SERIES, SERIES.mean((1, 2))), "predict"),
+        (SeriesRegressor(**TINY), (SERIES, SERIES.mean(2)), "predict"),
+        (TokenEncoder(pool="max", **TINY), (SERIES,), "transform"),
+        (SeriesForecaster(context=8, horizon=3, **TINY), (SERIES[:, 0].repeat(5, 0),), "predict"),
     ],
 )
-def test_other_estimators_are_the_same_after_they_were_saved(estimator, method, tmp_path):
+def test_other_estimators_are_the_same_after_they_were_saved(estimator, data, method, tmp_path):
     x = np.repeat(SERIES[:, 0], 2, 0) if isinstance(estimator, SeriesForecaster) else SERIES
+    estimator.fit(*data)
     estimator.save(tmp_path / "run")
     loaded = type(estimator).load(tmp_path / "run")
     np.testing.assert_array_equal(getattr(loaded, method)(x), getattr(estimator, method)(x))

@@ -39,7 +39,7 @@ PUBLISHED = {
     "PenDigits": 0.9774,
     "UWaveGestureLibrary": 0.8750,
 }
-LARGE = ("ECG5000", "PhalangesOutlinesCorrect", "PenDigits", "UWaveGestureLibrary")
+LARGE = ("ECG5000", "NATOPS", "PhalangesOutlinesCorrect", "PenDigits", "UWaveGestureLibrary")
 
 
 def nearest(data):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.support.grids import slow_after
 from tstk.errors import IncompatibleError, UnknownNameError
 from tstk.kernels import nearest_code, use_backend
 from tstk.kernels.nearest_code import count_codes, sum_by_code
@@ -155,7 +156,7 @@ def test_identical_rows_are_found_among_few_different_numbers(monkeypatch, value
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", slow_after(3, range(10)))
 def test_the_promise_holds_at_extreme_magnitudes(backend, seed, threads):
     z, codes = draw_extreme(seed)
     assert_documented(z, codes, *nearest_code(z, codes, backend=backend))

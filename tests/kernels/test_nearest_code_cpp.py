@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.kernels.test_nearest_code import assert_documented, draw_extreme, find_wrong_ids, first_of, with_repeats
+from tests.support.grids import slow_after
 from tstk.kernels import cpp, nearest_code, use_backend
 from tstk.kernels.nearest_code import nearest_code_op
 
@@ -92,7 +93,7 @@ def test_of_identical_codes_the_first_is_returned(d, threads):
     assert torch.equal(nearest_code(codes * 0, codes, backend="cpp")[0], torch.full((321,), int(first_of(codes)[9])))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", slow_after(3, range(10)))
 def test_the_promise_holds_at_extreme_magnitudes(seed):
     z, codes = draw_extreme(seed)
     assert_documented(z, codes, *nearest_code(z, codes, backend="cpp"))

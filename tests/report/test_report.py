@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
+from tests.support.grids import slow_after
 from tstk.cli import cli
 from tstk.config.records import RunConfig
 from tstk.config.resolve import resolve_config
@@ -208,7 +209,14 @@ def test_masked_pretraining_of_one_epoch_is_reported_with_its_masked_samples(mas
 
 @pytest.mark.parametrize(
     ("channels", "loss"),
-    [("mixed", {"use": "masked"}), ("independent", {"use": "masked"}), ("mixed", {"use": "masked", "num_masks": 3})],
+    slow_after(
+        1,
+        [
+            ("mixed", {"use": "masked"}),
+            ("independent", {"use": "masked"}),
+            ("mixed", {"use": "masked", "num_masks": 3}),
+        ],
+    ),
 )
 def test_masked_samples_are_those_of_masked_tokens_and_only_they_are_predicted(npz, tmp_path, channels, loss):
     run = train_classifier(tmp_path / "run", epochs=1, loss=loss, data=npz, pipeline={"channels": channels})
@@ -285,11 +293,14 @@ def test_a_selection_that_the_data_lack_is_refused_before_anything_is_drawn(fore
 
 @pytest.mark.parametrize(
     ("selection", "option"),
-    [
-        (Selection(channels=(0,)), "--channel"),
-        (Selection(samples=(1,)), "--sample"),
-        (Selection(window=(0, 5)), "--window"),
-    ],
+    slow_after(
+        1,
+        [
+            (Selection(channels=(0,)), "--channel"),
+            (Selection(samples=(1,)), "--sample"),
+            (Selection(window=(0, 5)), "--window"),
+        ],
+    ),
 )
 def test_a_selection_that_no_section_shows_is_refused_and_nothing_is_written(run, tmp_path, selection, option):
     with pytest.raises(OptionError, match=f"{option} has no effect on the report of this run"):

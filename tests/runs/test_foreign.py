@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 import tstk
+from tests.support.grids import slow_after
 from tstk.cli import cli
 from tstk.config.records import RunConfig, RunResult, read_history, read_record, write_record
 from tstk.config.resolve import resolve_config
@@ -88,7 +89,9 @@ def test_nothing_in_a_run_leads_to_a_request_or_to_files_outside(runs, tmp_path,
 
 
 @pytest.mark.parametrize("name", ["hf://who/run", "outside"])
-@pytest.mark.parametrize("words", [["eval"], ["train", "--steps", "1", "--init-from"]], ids=["eval", "train"])
+@pytest.mark.parametrize(
+    "words", slow_after(1, [["eval"], ["train", "--steps", "1", "--init-from"]]), ids=["eval", "train"]
+)
 def test_a_run_that_names_another_run_as_its_encoder_leads_to_no_request(
     run, tmp_path, events, monkeypatch, words, name
 ):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.grids import slow_after
 from tstk.config.resolve import resolve_config
 from tstk.data.load import load_data
 from tstk.errors import DataError, OptionError, TrainingError, UnknownNameError
@@ -64,7 +65,7 @@ def history_without_times(fit_result):
     return [{k: v for k, v in row.items() if "second" not in k} for row in fit_result.history]
 
 
-@pytest.mark.parametrize("tables", [{"head": "cot"}, {"decoder": "transformer"}], ids=["head", "masked"])
+@pytest.mark.parametrize("tables", slow_after(1, [{"head": "cot"}, {"decoder": "transformer"}]), ids=["head", "masked"])
 def test_the_same_seed_gives_the_same_weights_and_history_bit_for_bit(npz, tables):
     runs = []
     for seed in (3, 3, 4):
@@ -78,7 +79,7 @@ def test_the_same_seed_gives_the_same_weights_and_history_bit_for_bit(npz, table
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
-@pytest.mark.parametrize("select", ["score", "loss", "last"])
+@pytest.mark.parametrize("select", slow_after(1, ["score", "loss", "last"]))
 def test_the_selected_epochs_weights_are_the_ones_that_remain(npz, select):
     pipeline, data = prepare(npz, head="linear")
     fit_result = fit(pipeline, data, epochs=6, batch_size=4, lr=2e-2, select_by=select)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tstk.training.lora import add_lora, has_lora, merge_lora, remove_lora
 from tstk.training.lr_finder import lr_range_test
 from tstk.training.runs import prepare_training, resume_run, train
 
-pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 SIZES = {"encoder": "transformer", "encoder.dim": "16", "encoder.depth": "2", "encoder.heads": "2"}
 TRAIN = {"lora": "2", "device": "cpu", "steps": "6", "batch_size": "8", "validate_every": "3", "lr": "0.01"}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tests.support.grids import slow_after
 from tstk.cli import cli
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.core.rng import SampleRNG
@@ -81,7 +82,7 @@ def test_an_estimate_scales_two_series_to_the_batch(prepare):
     assert estimate.activation_bytes == pytest.approx(memory.BACKWARD_FACTOR * saved[0], rel=0.1)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", slow_after(1, ["bf16", "fp16"]))
 def test_an_estimate_follows_precision_and_checkpointing(prepare, precision):
     plain, less, checkpointed = (
         estimate_memory(*prepare(tokenizer="patch", encoder="transformer", **options)).bytes_per_series
@@ -158,7 +159,7 @@ def test_small_batches_are_not_measured(prepare, monkeypatch):
         check_memory(*prepare())
 
 
-@pytest.mark.parametrize("mode", ["train", "--dry-run", "--find-lr"])
+@pytest.mark.parametrize("mode", slow_after(1, ["train", "--dry-run", "--find-lr"]))
 def test_training_refuses_what_cannot_fit_before_its_first_step(npz, tmp_path, monkeypatch, mode):
     words = ["train", "--data", npz, "--encoder.depth", "1", "--head", "linear", "--device", "cpu"]
     report = json.loads(CliRunner().invoke(cli, [*words, "--dry-run", "--json"]).stdout)

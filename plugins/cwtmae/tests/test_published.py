@@ -6,6 +6,7 @@ import pytest
 import torch
 from tstk_plugins_cwtmae import CWT_MAE_RoPE, TF_MAE_Classifier
 
+from tests.support.grids import slow_after
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, DataError, OptionError
 from tstk.kernels.dropout import apply_dropout
@@ -93,7 +94,7 @@ def test_patches_are_numbered_scale_by_scale_and_the_loss_is_theirs_and_the_seri
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("use_cot", [True, False])
+@pytest.mark.parametrize("use_cot", slow_after(1, [True, False]))
 def test_weights_go_into_a_classifier_that_has_nothing_else_of_pretraining(weights, use_cot):
     path, model = weights
     built = classifier(path, use_cot=use_cot)

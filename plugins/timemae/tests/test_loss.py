@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 from tstk_plugins_timemae.loss import codeword_metrics
 
+from tests.support.grids import slow_after
 from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.errors import IncompatibleError, OptionError
@@ -52,7 +53,7 @@ def train_steps(pipeline, series, steps=3, lr=0.05):
 
 @encoders
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
-@pytest.mark.parametrize("policy", ["random", "per-batch"])
+@pytest.mark.parametrize("policy", slow_after(1, ["random", "per-batch"]))
 def test_masked_content_does_not_influence_predictions(build, spec, ragged, encoder, decoder, policy):
     pipeline = build(spec, encoder=encoder, decoder=decoder, loss={"policy": policy}).eval()
     step_output = run(pipeline, ragged)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tstk_plugins_vqvae.forecasting import uniform_to_gumbel
 
+from tests.support.grids import slow_after
 from tstk.config.resolve import resolve_config
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec
@@ -226,7 +227,7 @@ def test_a_rollout_starts_as_teacher_forcing_does_and_takes_the_likeliest_codes(
 
 @pytest.mark.parametrize("encoder", [{"positions": "learned"}, {"positions": "rotary"}])
 @pytest.mark.parametrize("samples", [0, 5])
-@pytest.mark.parametrize("horizon", [16, 100])
+@pytest.mark.parametrize("horizon", slow_after(1, [16, 100]))
 def test_the_cache_does_not_change_forecasts(encoder, samples, horizon):
     series = windows()
     kept, anew = (

@@ -8,6 +8,7 @@ from tstk_plugins_vqvae.importer import _DOWN, _UP
 
 import tstk
 from tests.support.checkpoints import list_accepted_changes
+from tests.support.grids import slow_after
 from tstk.config.records import RunConfig
 from tstk.core.types import Series
 from tstk.errors import CheckpointError
@@ -77,7 +78,7 @@ class Published(nn.Module):
         return ids, x
 
 
-@pytest.mark.parametrize("sizes", [SMALL, {}], ids=["small", "published"])
+@pytest.mark.parametrize("sizes", slow_after(1, [SMALL, {}]), ids=["small", "published"])
 @pytest.mark.parametrize("factor", [4, 8, 12, 16])
 @pytest.mark.parametrize("kind", ["totem", "time-series-tokenizer"])
 @torch.no_grad()
