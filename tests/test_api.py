@@ -267,6 +267,7 @@ def test_a_run_that_uses_a_class_is_resumed_and_tuned_with_it(tmp_path, forget_c
     assert all(value.equal(tuned.encoder.state_dict()[name]) for name, value in weights.items())
 
 
+@pytest.mark.slow
 def test_only_the_classes_of_a_run_can_be_given_to_load_it(tmp_path, short):
     tstk.fit(encoder=define_encoder(), **short, out=tmp_path / "run")
     for components, message in (
@@ -311,6 +312,7 @@ class Plain(tstk.Head):
     assert tstk.load(tmp_path / "run").head.linear.bias is None
 
 
+@pytest.mark.slow
 def test_a_note_on_data_names_the_line_of_the_user(tmp_path):
     from tstk.errors import DataNoteWarning
     from tstk.inference.predict import predict

@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import stat

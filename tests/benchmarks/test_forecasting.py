@@ -99,6 +99,7 @@ def test_the_same_command_continues_and_the_record_has_every_cell(small, monkeyp
     assert Path("out/forecasting.md").read_text().count("| waves | 24 |") == 2
 
 
+@pytest.mark.slow
 def test_a_cell_says_that_training_did_not_improve_on_the_linear_map(small):
     text = Path("small.toml").read_text()
     Path("small.toml").write_text(text.replace("--steps 1", "--steps 1 --lr 10 --ema-decay 0 --linear-map auto"))

@@ -428,6 +428,7 @@ def read_step_limits(summary):
     return {line[:28].strip(): int(line.rsplit(" ", 1)[1]) for line in summary.splitlines() if ", at most " in line}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
 def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
     status, summary, calls, files = gpu_sh("smoke", 150)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.grids import slow_after
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.nn.logistic_regression import LogisticRegression
 from tstk.nn.reduce import masked_mean_std
@@ -27,7 +28,7 @@ def config(npz, **more):
     return resolve_config(("test", parse_overrides({**OPTIONS, "data": npz, **more})))
 
 
-@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("standardize", slow_after(1, [False, True]))
 def test_before_the_first_step_it_predicts_as_the_regression_does(npz, standardize):
     notes = []
     pipeline, data = prepare_training(config(npz, head__standardize=standardize), notes.append)

@@ -129,6 +129,7 @@ def test_data_info_refuses_what_train_would_refuse(refused, npz):
     assert message in refused("train", "--data", npz, "--horizon", 5, "--head", "forecast", "--out", "run")
 
 
+@pytest.mark.slow
 def test_plugins_are_listed_with_everything_broken(tstk, monkeypatch):
     broken = Plugin("ghost", "tstk-ghost", "0.1", "ghost.plugin", error="ModuleNotFoundError: No module named 'boo'")
     heavy = Plugin("lead", "tstk-lead", "0.2", "lead.plugin", load_ms=900.0, imports_torch=True)

@@ -136,6 +136,7 @@ def test_a_calibrated_run_keeps_its_temperature_and_says_what_it_changed(tstk, b
     np.testing.assert_allclose(predicted["probability"], softmax(logits, kept["temperature"]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_eval_scores_the_threshold_that_was_chosen_on_validation(tstk, binary):
     result = json.loads(tstk("eval", binary, "--threshold-for", "sensitivity=0.9", "--json").stdout)["threshold"]
     assert result["validation"]["sensitivity"] >= 0.9
@@ -176,6 +177,7 @@ def test_a_temperature_that_is_none_is_refused(refused, binary, tmp_path, temper
     assert "the temperature in model.safetensors is not a positive number" in refused("eval", copy)
 
 
+@pytest.mark.slow
 def test_eval_shows_a_trivial_answer_beside_the_scores(tstk, run, forecaster):
     assert "majority class" in tstk("eval", run).stdout
     assert "last value" in tstk("eval", forecaster).stdout
@@ -320,6 +322,7 @@ def test_a_forecast_as_npz_holds_every_window_of_the_test_part_beside_the_truth(
     assert np.allclose(arrays["truth"][-1], given[-5:].T)
 
 
+@pytest.mark.slow
 def test_a_pretraining_run_predicts_nothing_and_says_what_to_do(refused, tstk, npz, small):
     tstk("train", "--data", npz, "--loss", "masked", *small, "--epochs", 1, "--out", "a")
     assert "--head linear" in refused("predict", "a", "--out", "p.csv")

@@ -42,6 +42,7 @@ def test_json_is_all_that_reaches_stdout_and_quiet_prints_the_run_alone(tstk, np
     assert (hushed.stdout, hushed.stderr) == ("runs/transformer-linear-toy-2\n", "")
 
 
+@pytest.mark.slow
 def test_pretraining_leads_to_a_head_on_the_same_parts(tstk, npz, small):
     first = tstk("train", "--data", npz, "--loss", "masked", *small, "--epochs", 1, "--out", "a")
     assert "tstk train --init-from a --head linear" in first.stdout
@@ -54,6 +55,7 @@ def test_pretraining_leads_to_a_head_on_the_same_parts(tstk, npz, small):
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
+@pytest.mark.slow
 def test_pretraining_on_classes_per_sample_leads_to_a_head_for_them(tstk, tmp_path, small):
     data = write_long(tmp_path / "d.csv")
     options = ["--data", data, "--task", "segmentation", "--length", 16, "--steps", 1, *small]
@@ -324,6 +326,7 @@ def test_resuming_takes_no_other_options(refused, tstk, npz, small):
     assert "run is not a run directory" in refused("train", "--resume", "run", "--quiet")
 
 
+@pytest.mark.slow
 def test_a_loss_that_becomes_nan_later_keeps_the_weights_of_before(tstk, npz, small, monkeypatch):
     from tstk.builtin.losses.cross_entropy import CrossEntropy
 

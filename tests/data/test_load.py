@@ -266,6 +266,7 @@ def test_the_scale_of_a_table_is_measured_on_its_training_rows(table):
     np.testing.assert_allclose(data.std, values[:70].std(0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_electricity_tables_get_months_of_thirty_days(table):
     data = load_data(table(14500, ETT_COLUMNS)[0])
     assert [len(part) for part in data.splits.values()] == [8640 - 191, 2880 - 95, 2880 - 95]

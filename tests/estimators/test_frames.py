@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
 
-from tests.support.grids import slow_after
 from tstk.errors import DataNoteWarning, OptionError
 from tstk.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
 
@@ -91,6 +90,7 @@ def test_a_missing_label_is_refused_by_its_place(missing):
         SeriesClassifier(steps=1, **TINY).fit(SERIES, y)
 
 
+@pytest.mark.slow
 def test_features_have_names_and_come_out_as_frames_with_the_index_of_the_rows():
     wide = pandas.DataFrame(SERIES[:, 0], [f"p{i}" for i in range(8)], [f"t{i}" for i in range(12)])
     encoder = TokenEncoder(steps=1, **TINY).set_output(transform="pandas")
@@ -103,7 +103,8 @@ def test_features_have_names_and_come_out_as_frames_with_the_index_of_the_rows()
     assert features.shape == (8, 16)
 
 
-@pytest.mark.parametrize("estimator", slow_after(1, [SeriesClassifier, SeriesRegressor]))
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [SeriesClassifier, SeriesRegressor])
 def test_weights_of_series_change_what_is_learned_and_their_level_does_not_matter(estimator):
     y = np.arange(8) % 2
     options = {"steps": 20, "batch_size": 8, "augment": "off", "val_fraction": 0.0, "standardize": "none", **TINY}
@@ -270,6 +271,7 @@ def test_a_series_that_is_too_short_for_the_forecaster_is_named():
     assert set(forecast.index.get_level_values(0)) == {"long"}
 
 
+@pytest.mark.slow
 def test_names_of_series_that_read_alike_are_told_apart():
     panel = pandas.concat({1: make_table(60), "1": make_table(4)}, names=["id", "date"])
     with pytest.warns(DataNoteWarning, match="1 of 2 series are left out of the forecast"):

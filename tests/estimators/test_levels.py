@@ -17,6 +17,7 @@ def test_a_level_does_not_change_a_classifier():
     np.testing.assert_allclose(high, low, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_forecasts_of_a_table_at_a_high_level_are_in_its_units():
     table = np.sin(np.arange(120) / 3)[:, None]
     low, high = (

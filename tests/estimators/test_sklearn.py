@@ -148,6 +148,7 @@ def test_an_estimator_is_what_the_command_line_trains(tmp_path):
     assert tstk.load(run.run_dir).state_dict().keys() == model.pipeline_.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_a_pretrained_run_is_taken_up(tmp_path):
     import tstk
 

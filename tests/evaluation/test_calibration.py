@@ -17,6 +17,7 @@ def draw_logits(rows=400, classes=3, overconfidence=1.0, seed=0):
     return logits * overconfidence, targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
 @pytest.mark.parametrize("classes", [2, 5])
 def test_the_temperature_of_overconfident_logits_is_found_and_calibrates(classes, temperature):

@@ -124,6 +124,7 @@ def test_a_setting_that_is_given_is_not_chosen(pretrained, classifier):
     assert 3 in trial["chosen"].values()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classifier", "setting"), [("linear", 0), ("svm", -1.0), ("knn", 2.5)])
 def test_a_setting_that_cannot_be_is_refused(pretrained, classifier, setting):
     with pytest.raises(OptionError, match="param="):
@@ -207,6 +208,7 @@ def test_continuous_tokens_have_no_codes(pretrained):
         probe(pretrained, features="codes")
 
 
+@pytest.mark.slow
 def test_other_data_bring_their_own_classes_and_must_have_the_same_channels(run, pretrained, npz, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {f"X_{part}": rng.normal(size=(40, 2, 20)).astype(np.float32) for part in ("train", "test")}

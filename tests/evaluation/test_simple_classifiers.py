@@ -150,6 +150,7 @@ def test_validation_series_are_training_series_only_if_they_were_split_off(npz, 
     assert [len(part) for part in load_data(npz, config).training_splits] == [24]
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_beside_the_classifiers_and_again_without_its_training_data(run, npz, tmp_path):
     wanted = {"majority class", "1-NN", "logistic"}
     result = json.loads((run / "result.json").read_text())

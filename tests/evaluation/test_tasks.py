@@ -115,6 +115,7 @@ def test_predicted_numbers_are_in_the_units_of_the_data(regression, files, tmp_p
     np.testing.assert_allclose(pipeline.predict_batch(Series(torch.from_numpy(x).float())), arrays["predicted"])
 
 
+@pytest.mark.slow
 def test_unknown_targets_reach_neither_loss_nor_metrics(regression, files):
     pipeline = tstk.load(regression).train()
     targets = torch.from_numpy(np.load(files / "numbers.npz")["targets_train"])[:9]

@@ -105,12 +105,14 @@ def test_frames_are_the_test_split_too(tmp_path):
     assert score(run.run_dir)["scores"] == pytest.approx(run.test)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_frame_is_resumed(tmp_path):
     trained = tstk.fit(data=make_wide(), label_column="label", **CLASSES, out=tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     assert tstk.resume(tmp_path / "run").val == trained.val
 
 
+@pytest.mark.slow
 def test_series_of_a_multiindex_are_embedded_by_id(tmp_path):
     panel = make_panel()
     run = tstk.fit(data=panel, loss="masked", **TINY, out=tmp_path / "run").run_dir
@@ -226,6 +228,7 @@ def test_ids_that_only_one_of_the_frames_has_are_refused(index, test_index, mess
         tstk.fit(data=frames[0], test_data=frames[1], label_column="label", **CLASSES, out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_numbers_of_rows_are_not_stored_also_where_another_frame_has_none(tmp_path):
     numbered = make_wide().set_axis(pandas.Index(DRAW.permutation(12) * 37, name="row"))
     frames = {"data": numbered, "test_data": make_wide(6).reset_index(drop=True)}
@@ -246,6 +249,7 @@ def test_times_of_a_column_are_continued_as_it_writes_them(forecaster):
         assert index.name == "time"
 
 
+@pytest.mark.slow
 def test_the_level_of_times_is_told_by_its_name_and_an_index_of_numbers_is_left_out(tmp_path):
     panel = make_panel().reset_index(level=1, drop=True).assign(t=list(range(20)) * 8).set_index("t", append=True)
     run = tstk.fit(data=panel.swaplevel(), loss="masked", **TINY, out=tmp_path / "run").run_dir
@@ -301,6 +305,7 @@ def test_too_few_rows_are_said_of_the_frame_and_not_of_a_file_that_is_gone(tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_panel_is_forecast_by_the_model_that_was_trained_on_it(tmp_path):
     panel = make_panel(3, 40)
     options = {"context": 8, "horizon": 4, "head": "forecast", **TINY}

@@ -75,6 +75,7 @@ def test_a_file_without_ids_has_rows_alone(npz, run):
     assert not {"id", "group"} & arrays.keys()
 
 
+@pytest.mark.slow
 def test_forecasts_name_the_row_and_the_time_at_which_their_window_begins(csv, tmp_path):
     data = {"use": csv, "context": 12, "horizon": 4}
     train(resolve_config(("flag", {**SMALL, "data": data, "head": "forecast"})), tmp_path / "run")
@@ -101,6 +102,7 @@ def test_an_error_of_a_prediction_names_the_id(people, monkeypatch):
         predict(people / "run", str(people / "people.npz"))
 
 
+@pytest.mark.slow
 def test_what_detection_takes_for_training_holds_no_series_that_was_held_out_to_test(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "one.npz", X=rng.normal(size=(40, 1, 16)), y=np.arange(40) % 2)
@@ -113,6 +115,7 @@ def test_what_detection_takes_for_training_holds_no_series_that_was_held_out_to_
     assert not {x.tobytes() for x in parts["train"]} & {x.tobytes() for x in parts["test"]}
 
 
+@pytest.mark.slow
 def test_other_data_are_read_with_the_roles_of_the_run_also_where_some_are_missing(tmp_path):
     rng = np.random.default_rng(0)
     x, persons = rng.normal(size=(40, 1, 16)), np.arange(40) // 4
@@ -159,6 +162,7 @@ def test_filled_series_of_the_test_split_carry_their_identity_and_labels_and_can
     assert predict(masked.parent / "run", str(path))["id"].tolist() == [f"recording {row}" for row in rows]
 
 
+@pytest.mark.slow
 def test_a_table_is_scored_with_the_times_of_its_rows(csv, tmp_path):
     data = {"use": csv, "length": 12}
     train(resolve_config(("flag", {**SMALL, "data": data, "loss": "masked"})), tmp_path / "run")

@@ -253,6 +253,7 @@ def test_searches_and_soft_assignments_are_exported_for_any_batch(strict):
         torch.testing.assert_close(program(z[:rows]), Soft(codes)(z[:rows]))
 
 
+@pytest.mark.slow
 def test_losses_over_threads_are_those_of_one_thread(threads):
     z, codes = vectors(5003, 512, 8)
     leaves = [t.clone().requires_grad_() for t in (z, codes)]

@@ -185,6 +185,7 @@ def test_an_autoencoder_is_drawn_with_what_it_reconstructs(autoencoder):
     assert "normalized mean square error" in axes.get_title(loc="left")
 
 
+@pytest.mark.slow
 def test_a_codebook_shows_the_codes_in_use_or_how_often_each_is_chosen(autoencoder):
     source = tstk.plot.open_data(autoencoder)
     ids = load(autoencoder).tokenize(source.split.batch(torch.arange(12))).tokens.ids
@@ -236,6 +237,7 @@ def test_attention_is_drawn_as_multiples_of_uniform_attention(npz, tmp_path):
     np.testing.assert_allclose(image.mean(1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_axes_of_the_user_are_drawn_on_and_returned_and_nothing_else_is_opened(run, masked):
     axes = Figure().subplots(2)
     assert tstk.plot.tokens(masked, ax=axes[0]) is axes[0]
@@ -294,6 +296,7 @@ def test_positions_between_dates_and_beyond_them_are_linear():
     assert SampleAxis(5, first=-2).locate([0, 4.5]).tolist() == [-2, 2.5]
 
 
+@pytest.mark.slow
 def test_a_channel_is_named_by_its_name_or_else_by_its_number_as_text_too(forecaster):
     by_number = [
         tstk.plot.forecast(forecaster, channel=c).get_legend().get_texts()[0].get_text() for c in (0, "0", "u")

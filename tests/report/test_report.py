@@ -291,16 +291,14 @@ def test_a_selection_that_the_data_lack_is_refused_before_anything_is_drawn(fore
         load_context(forecaster, selection=selection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("selection", "option"),
-    slow_after(
-        1,
-        [
-            (Selection(channels=(0,)), "--channel"),
-            (Selection(samples=(1,)), "--sample"),
-            (Selection(window=(0, 5)), "--window"),
-        ],
-    ),
+    [
+        (Selection(channels=(0,)), "--channel"),
+        (Selection(samples=(1,)), "--sample"),
+        (Selection(window=(0, 5)), "--window"),
+    ],
 )
 def test_a_selection_that_no_section_shows_is_refused_and_nothing_is_written(run, tmp_path, selection, option):
     with pytest.raises(OptionError, match=f"{option} has no effect on the report of this run"):

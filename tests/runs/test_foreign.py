@@ -32,11 +32,14 @@ def record_event(event, arguments):
         EVENTS.append((event, arguments))
 
 
-sys.addaudithook(record_event)
+@pytest.fixture(scope="module")
+def audit_hook():
+    """Call `record_event` from the first test that uses it on: a hook stays, and slows down every test after it."""
+    sys.addaudithook(record_event)
 
 
 @pytest.fixture
-def events(tmp_path):
+def events(tmp_path, audit_hook):
     """Return the list of requests, and of files in `outside` that are opened, while a test runs."""
     outside = tmp_path / "outside"
     outside.mkdir()

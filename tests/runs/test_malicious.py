@@ -257,10 +257,10 @@ def alone(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def good_run(tmp_path_factory):
+def good_run(npz, tmp_path_factory):
     """A valid run."""
     out = tmp_path_factory.mktemp("good") / "run"
-    tstk.fit(encoder="transformer", head="linear", steps=1, out=out, **TINY)
+    tstk.fit(data=npz, encoder="transformer", head="linear", steps=1, out=out, **TINY)
     return out
 
 
@@ -291,7 +291,7 @@ def assert_refused(tmp_path, canary):
     return call
 
 
-@pytest.mark.parametrize("case", DATA)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if "endless" in c else ()) for c in DATA])
 def test_malicious_data_files_are_refused(case, tmp_path, canary, assert_refused):
     name, make, why = DATA[case]
     (tmp_path / name).write_bytes(make(canary))

@@ -75,6 +75,7 @@ def test_the_output_of_the_head_is_added_in_units_of_the_context(gaps):
     assert_close(output.head_output - output.linear_forecast, output.scale.expand_as(output.linear_forecast))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["score", "loss"])
 def test_training_that_does_not_improve_on_the_map_leaves_the_map(gaps, tmp_path, select):
     result = train(
@@ -104,7 +105,7 @@ def test_training_that_improves_on_the_map_is_kept(tmp_path):
     assert result.val["mse"] < 0.1
 
 
-@pytest.mark.parametrize(("linear", "maps"), [("shared", 1), ("per-channel", 2), ("auto", None)])
+@pytest.mark.parametrize(("linear", "maps"), slow_after(1, [("shared", 1), ("per-channel", 2), ("auto", None)]))
 def test_a_run_is_loaded_with_its_map(gaps, tmp_path, linear, maps):
     train(config(gaps, linear, train={"epochs": 1}), tmp_path / "run")
     pipeline, _ = prepare_training(config(gaps, linear))

@@ -166,6 +166,7 @@ def test_balanced_batches_need_classes(csv):
         fit(pipeline, data, steps=1, sampling="balanced")
 
 
+@pytest.mark.slow
 def test_two_small_batches_train_like_one_of_twice_the_size(npz):
     states, histories = [], []
     for options in ({"batch_size": 10}, {"batch_size": 5, "grad_accum_steps": 2}):
@@ -262,6 +263,7 @@ def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
     assert [r["lr"] for r in stays] == [0.01] * 3
 
 
+@pytest.mark.slow
 def test_the_warm_up_may_be_given_in_steps_and_the_cosine_may_end_above_zero(npz):
     pipeline, data = prepare(npz, head="linear")
     options = {"steps": 12, "validate_every": 1, "lr": 0.01, "batch_size": 8, "select_by": "last"}
@@ -365,6 +367,7 @@ def test_what_is_kept_is_the_running_average_of_the_weights(npz):
 # ------------------------------------------------------------------ when to stop
 
 
+@pytest.mark.slow
 def test_steps_or_epochs_say_how_long(npz):
     for options, steps, epochs in (
         ({"epochs": 3}, 9, 3),
@@ -468,6 +471,7 @@ def test_a_forecast_that_is_not_a_number_does_not_go_unmarked(csv):
     assert math.isnan(evaluate(pipeline, data.val)["mse"])
 
 
+@pytest.mark.slow
 def test_ema_weights_are_selected_and_training_continues_from_the_current_ones(npz):
     seen = []
     histories = []

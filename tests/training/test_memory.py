@@ -82,7 +82,8 @@ def test_an_estimate_scales_two_series_to_the_batch(prepare):
     assert estimate.activation_bytes == pytest.approx(memory.BACKWARD_FACTOR * saved[0], rel=0.1)
 
 
-@pytest.mark.parametrize("precision", slow_after(1, ["bf16", "fp16"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_an_estimate_follows_precision_and_checkpointing(prepare, precision):
     plain, less, checkpointed = (
         estimate_memory(*prepare(tokenizer="patch", encoder="transformer", **options)).bytes_per_series
@@ -147,6 +148,7 @@ def test_the_batch_size_that_a_refusal_names_is_accepted(prepare, monkeypatch):
         check_memory(*prepare(tokenizer="patch", encoder="transformer", batch_size="11"))
 
 
+@pytest.mark.slow
 def test_small_batches_are_not_measured(prepare, monkeypatch):
     monkeypatch.setattr(memory, "estimate_memory", lambda *args: pytest.fail("measured"))
     monkeypatch.setenv("TSTK_MEMORY", "1G")

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import tstk
+from tests.support.grids import slow_after
 from tstk.config.records import read_record, write_record
 from tstk.config.resolve import resolve_config
 from tstk.config.run_directory import run_lock
@@ -251,7 +252,7 @@ def test_data_that_moved_are_found_by_name_when_a_run_is_resumed(npz, tmp_path, 
     assert len(rows(run)) == 4
 
 
-@pytest.mark.parametrize("name", ["step", "state.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", slow_after(1, ["step", "state.json", "metrics.jsonl"]))
 def test_a_changed_bit_of_what_training_goes_on_from_is_refused(stopped_run, name):
     path = {"step": tensors(stopped_run), "metrics.jsonl": stopped_run / name}.get(name, stopped_run / "last" / name)
     whole = path.read_bytes()

@@ -152,6 +152,7 @@ def test_a_pretrained_run_is_tuned_at_twice_its_length_without_what_only_pretrai
     assert [n for n in tuned.state_dict() if n.startswith("loss.")] == ["loss.weight"]
 
 
+@pytest.mark.slow
 def test_at_the_same_length_a_tuned_run_starts_from_the_very_weights(config, pretrained):
     from tstk.training.runs import prepare_training
 

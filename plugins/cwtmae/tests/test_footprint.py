@@ -9,6 +9,7 @@ from tstk_plugins_cwtmae.footprint import main, measure_footprint
 from tstk.errors import OptionError
 
 
+@pytest.mark.slow
 def test_steps_are_measured_with_their_share_of_the_image():
     footprint = measure_footprint("cwtmae/tiny", batch=2, length=500, steps=2)
     assert footprint["parameters"] == 347_434

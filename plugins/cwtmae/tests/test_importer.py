@@ -6,6 +6,7 @@ import torch
 import tstk
 from benchmarks.published.cwtmae import CWTMAE
 from tests.support.checkpoints import list_accepted_changes, rename
+from tests.support.grids import slow_after
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, OptionError
 from tstk.plugins.registry import get_registry
@@ -47,7 +48,7 @@ def make_published():
     return model
 
 
-@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.module."])
+@pytest.mark.parametrize("wrapper", slow_after(1, ["", "module.", "_orig_mod.module."]))
 @torch.no_grad()
 def test_encoder_patches_and_series_are_those_of_the_original(wrapper, tmp_path):
     model = make_published()
@@ -87,6 +88,7 @@ def convert_published_size(**options):
     return convert_checkpoint(importer, SourceTensors("x.pth", to_state_dict(model, 64, 32)), "cwtmae")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_published_size_fits_the_published_pipeline():
     model, config = convert_published_size(rope="flat")
     assert sum(value.numel() for value in model.weights.values()) == 95_618_954

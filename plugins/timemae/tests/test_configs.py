@@ -43,6 +43,7 @@ def test_each_config_resolves_and_builds(name):
     assert config.component("head" if name in ("finetune", "probe") else "decoder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layers", "pretraining", "head"),
     [
@@ -72,10 +73,12 @@ def test_each_component_has_the_published_number_of_parameters():
     assert count(pipeline.decoder) - 64 == 199_944
 
 
+@pytest.mark.slow
 def test_a_bert_of_width_256_has_the_published_size():
     assert count(build_pipeline(load_config("bert"), HAR).encoder.stack) == 6_318_096
 
 
+@pytest.mark.slow
 def test_nine_of_sixteen_tokens_of_har_are_masked():
     pipeline = bound(load_config("pretrain"))
     data = load_data()

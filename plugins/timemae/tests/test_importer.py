@@ -57,6 +57,7 @@ def test_what_is_left_of_the_file_is_said(imported):
     assert run.task == "pretraining"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_fine_tuned_checkpoint_is_a_classifier_with_named_classes(tmp_path):
     model, state = make_timemae(**SMALL)
@@ -81,6 +82,7 @@ def test_a_fine_tuned_checkpoint_is_a_classifier_with_named_classes(tmp_path):
         tstk.import_run("timemae", tmp_path / "model.pkl", tmp_path / "other", classes=("walking", "lying", "walking"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_published_size_fits_the_published_pipeline():
     with torch.device("meta"):
         model = TimeMAE()

@@ -93,6 +93,7 @@ def test_attributes_codes_shapes_and_series_are_those_of_the_program(size, tmp_p
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dim", "codes", "parameters"),
     [(256, 512, 9_478_997), (512, 512, 37_088_341), (512, 128, None), (512, 64, 37_084_757), (512, 32, None)],

@@ -9,7 +9,6 @@ from tstk_plugins_vqshape.synthetic import EVENTS, make_synthetic
 from tstk_plugins_vqshape.text import Texts, compute_states, encode_sentences, from_captions, from_labels, from_notes
 from tstk_plugins_vqshape.tokenizer import VQShape
 
-from tests.support.grids import slow_after
 from tests.support.shell import call
 from tstk.config.records import RunConfig
 from tstk.core.types import Series, Spec
@@ -179,7 +178,8 @@ def test_a_student_learns_z_keeps_the_codes_and_does_without_text_and_teacher(fo
     assert RunConfig.read(folder / "student", keep_source_folders=True).options("loss")["teacher"] == str(moved)
 
 
-@pytest.mark.parametrize("distance", slow_after(1, ["z", "codes"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("distance", ["z", "codes"])
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder, distance):
     import tstk
 
@@ -206,6 +206,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder, distance):
     assert torch.autograd.grad(step_output.losses["distill"], z, retain_graph=True)[0].abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_consistency_moves_z_without_the_text_alone(folder):
     import tstk
 
