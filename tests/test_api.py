@@ -81,6 +81,7 @@ def test_callbacks_are_instances_or_names_and_names_are_recorded(tmp_path, npz, 
     assert result["callbacks"] == [callback]
 
 
+@pytest.mark.slow
 def test_an_instance_sees_every_step(tmp_path, npz):
     class Steps(tstk.Callback):
         def __init__(self):

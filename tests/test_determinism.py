@@ -12,7 +12,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tstk
-from tests.support.grids import slow_after
 from tstk.config.resolve import resolve_config
 from tstk.errors import OptionError, TrainingError
 from tstk.plugins.hooks import Entry
@@ -129,9 +128,8 @@ def test_the_option_holds_for_the_run_and_its_resumption_and_is_gone_afterwards(
     assert plain.seen == [before] * 2
 
 
-@pytest.mark.parametrize(
-    ("back", "where"), slow_after(1, [(False, "in head 'nondeterministic'"), (True, "in the backward pass")])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("back", "where"), [(False, "in head 'nondeterministic'"), (True, "in the backward pass")])
 def test_an_operation_without_a_deterministic_form_is_refused_in_a_line_that_names_it(
     npz, tmp_path, monkeypatch, back, where
 ):

@@ -296,6 +296,7 @@ def test_every_mark_of_the_page_has_an_operation():
     assert marks == operations | {"environment", "compiled"}
 
 
+@pytest.mark.slow
 def test_every_case_of_every_grid_has_a_name_of_its_own():
     for device in ("cpu", "cuda"):
         for full in (False, True):

@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from tests.support.grids import slow_after
 from tstk.cli.files import write_forecasts
 from tstk.inference.predict import Forecast
 from tstk.plugins.registry import get_registry
@@ -78,7 +77,8 @@ def test_an_existing_output_is_replaced_with_force_and_a_link_not_followed(tstk,
     assert not (tmp_path / "a.npz").is_symlink()
 
 
-@pytest.mark.parametrize("words", slow_after(1, [["list", "encoder"], ["--help"]]))
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["list", "encoder"], ["--help"]])
 def test_a_full_standard_output_is_one_line(words):
     command = [sys.executable, "-m", "tstk", *words]
     with open("/dev/full", "w") as full:

@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 
+from tests.support.grids import slow_after
 from tstk.cli import cli
 from tstk.plugins.hooks import KINDS, Entry
 from tstk.plugins.registry import Plugin, get_registry
@@ -41,7 +42,7 @@ def test_a_command_of_a_plugin_is_called_like_our_own(tstk, tmp_path, monkeypatc
     assert "Greet someone" in tstk("--help").stdout
 
 
-@pytest.mark.parametrize("kind", ["encoder", "losses", "Readers"])
+@pytest.mark.parametrize("kind", slow_after(1, ["losses", "encoder", "Readers"]))
 def test_a_list_takes_a_kind_in_singular_or_plural(tstk, kind):
     one = {"losses": "loss", "Readers": "reader"}.get(kind, kind.lower())
     names = [e["name"] for e in json.loads(tstk("list", kind, "--json").stdout)]

@@ -129,6 +129,7 @@ def test_help_completion_and_show_read_the_file_without_importing_it(tstk, file)
     assert "encoder 'Layer' cannot be loaded from mine:Layer: RuntimeError: imported" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_may_name_a_class_that_the_command_gives(tstk, npz, file):
     Path("recipe.toml").write_text(
         '[[stage]]\nname = "one"\n[stage.tokenizer]\nuse = "patch"\ndim = 16\n[stage.encoder]\nuse = "Layer"\n'

@@ -54,6 +54,7 @@ def test_eval_repeats_the_test_scores_of_training(tstk, run):
     assert found["baselines"]["majority class"] == pytest.approx(kept["baselines"]["majority class"])
 
 
+@pytest.mark.slow
 def test_eval_does_not_depend_on_the_size_of_batches(tstk, run):
     one, many = (json.loads(tstk("eval", run, "--batch-size", n, "--json").stdout)["scores"] for n in (1, 256))
     assert one == pytest.approx(many, abs=1e-5)

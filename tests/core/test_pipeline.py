@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support.grids import slow_after
 from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
@@ -44,7 +45,7 @@ def pad(series, more):
 # ------------------------------------------------------------------ companions
 
 
-@pytest.mark.parametrize("wiring", [{}, {"channels": "independent"}, {"instance_norm": True}], ids=str)
+@pytest.mark.parametrize("wiring", slow_after(1, [{}, {"channels": "independent"}, {"instance_norm": True}]), ids=str)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "hf" else []) for name in ENCODERS]
 )

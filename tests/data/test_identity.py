@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.support.grids import slow_after
 from tests.support.shell import call
 from tstk.cli import cli
 from tstk.config.records import RunConfig, read_record, write_record
@@ -81,9 +80,10 @@ def test_a_run_scores_its_own_data_from_every_folder(trained, monkeypatch):
     assert "note" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    slow_after(2, ["predict", "embed", "eval", "probe", "report"]),
+    ["predict", "embed", "eval", "probe", "report"],
 )
 def test_every_command_says_once_that_the_data_are_not_those_of_the_run(trained, tmp_path, command):
     run = shutil.copytree(trained / "a", tmp_path / "a") / "run"

@@ -360,6 +360,7 @@ def test_mistakes_on_the_command_line_are_told(german, command, words, message):
     assert message in " ".join(run(*command, "pegel.dat", *words, code=2).replace("│", "").split())
 
 
+@pytest.mark.slow
 def test_help_shows_the_options_of_the_reader():
     for words in (["train", "--reader", "csv", "--help"], ["data", "info", "--reader", "csv", "--help"]):
         assert "--reader.delimiter" in run(*words)

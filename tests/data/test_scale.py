@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.grids import slow_after
 from tests.support.shell import call
 from tstk.config.records import RunConfig
 from tstk.data import DataConfig, load_data, scale
@@ -179,7 +178,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("use", slow_after(1, [score, predict, embed]))
+@pytest.mark.slow
+@pytest.mark.parametrize("use", [score, predict, embed])
 def test_data_of_another_scale_are_noted_by_every_function(trained, use, recwarn):
     use(trained / "run", str(trained / "d.npz"))
     use(trained / "run")

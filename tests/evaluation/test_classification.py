@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.grids import slow_after
 from tstk.evaluation.baselines import score_majority_class
 from tstk.evaluation.classification import (
     bin_confidence,
@@ -72,7 +73,7 @@ def score(targets, probabilities, groups=None, seed=0):
 
 
 @pytest.mark.parametrize("decimals", [None, 0])
-@pytest.mark.parametrize(("rows", "classes"), [(9, 2), (60, 2), (40, 3), (90, 7)])
+@pytest.mark.parametrize(("rows", "classes"), slow_after(1, [(9, 2), (60, 2), (40, 3), (90, 7)]))
 def test_scores_of_probabilities_are_those_of_scikit_learn(rows, classes, decimals):
     from sklearn import metrics
 

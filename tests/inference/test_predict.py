@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from tests.support.grids import slow_after
 from tstk.config.resolve import resolve_config
 from tstk.data import DataConfig, load_data
 from tstk.errors import DataError, DataNoteWarning
@@ -41,7 +40,8 @@ def trained(tmp_path_factory):
     return train_once
 
 
-@pytest.mark.parametrize("spelling", slow_after(1, ["", "NA", "?"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", ["", "NA", "?"])
 @pytest.mark.parametrize("task", LABELS)
 def test_series_without_a_label_are_predicted_and_left_out_of_scores(trained, tmp_path, task, spelling):
     run, labels = trained(task), LABELS[task]

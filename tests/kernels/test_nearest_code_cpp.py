@@ -40,7 +40,7 @@ def draw_near_ties(n, k, d, seed=0):
     return (codes[first] + codes[first + half]) / 2, codes
 
 
-@pytest.mark.parametrize(("n", "k", "d"), SIZES)
+@pytest.mark.parametrize(("n", "k", "d"), slow_after(6, SIZES))
 def test_ids_of_near_ties_are_those_of_the_torch_backend(n, k, d, threads, library):
     z, codes = draw_near_ties(n, k, d)
     if n and (reason := library.why_rounding_differs(n, k, d)):

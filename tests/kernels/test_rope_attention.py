@@ -69,6 +69,7 @@ def test_a_scale_that_is_not_finite_is_refused(rope, scale):
         rope(1, 1, 3, 16, scale=scale)("torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "width"), [(64, 32), (400, 32), (64, 8)])  # three steps, the fused kernel, in float32
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])

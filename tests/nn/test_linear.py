@@ -136,6 +136,7 @@ def test_the_output_may_be_changed_in_place(calls):
     torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @needs_onednn
 def test_other_types_small_products_and_transforms_are_left_to_torch(calls):
     layer = Linear(64, 64)

@@ -173,6 +173,7 @@ def test_a_component_whose_needs_no_check_can_meet_is_skipped_once(register_plug
     assert set(states[1:]) == {"not applicable"}
 
 
+@pytest.mark.slow
 def test_a_class_of_a_script_or_notebook_is_checked_without_a_plugin():
     class Leaking(Transformer):
         """A transformer whose tokens see invalid ones."""

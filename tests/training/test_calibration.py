@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from tests.support.grids import slow_after
 from tstk.config.resolve import resolve_config
 from tstk.core.pipeline import Pipeline
 from tstk.data import load_data
@@ -59,7 +58,8 @@ def test_a_calibrated_run_equals_the_same_run_without_except_for_its_probabiliti
     assert plain.calibration is None
 
 
-@pytest.mark.parametrize("calibrate", slow_after(1, ["temperature", "none"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("calibrate", ["none", "temperature"])
 def test_training_and_eval_pass_over_the_test_split_once(noisy, tmp_path, monkeypatch, calibrate):
     counts = {"other": 0, "test": 0}
     preprocess, first_test_sample = Pipeline.preprocess, load_data(noisy).test.x[0]

@@ -57,7 +57,8 @@ def assert_close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("wiring", slow_after(1, [{}, {"channels": "mixed"}, {"instance_norm": False}]), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("wiring", [{}, {"channels": "mixed"}, {"instance_norm": False}], ids=str)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_before_training_forecasts_are_those_of_the_linear_map(gaps, encoder, wiring):
     pipeline, data = prepare_training(config(gaps, encoder=encoder, pipeline=wiring))

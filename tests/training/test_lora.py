@@ -53,6 +53,7 @@ def pretrained(npz, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", list_encoders())
 def test_updates_of_every_layer_reach_the_output_and_are_merged_to_rounding(entry):
     fixture = build_fixture(entry)

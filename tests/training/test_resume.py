@@ -225,6 +225,7 @@ def test_tensors_of_another_training_are_refused(stopped_run):
     assert_refused(stopped_run, "continue with --devices 2", OptionError)
 
 
+@pytest.mark.slow
 def test_data_that_changed_since_are_refused(npz, tmp_path):
     data = tmp_path / "mine.npz"
     shutil.copy(npz, data)

@@ -127,6 +127,7 @@ def test_every_config_resolves_builds_and_is_registered(name):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretrain", "published", "finetune", "mamba", "mamba-published", "cross"])
 def test_every_config_trains_a_step(name):
     spec = Spec(channels=2, length=30, task="classification", num_outputs=2)

@@ -52,7 +52,7 @@ def train_steps(pipeline, series, steps=3, lr=0.05):
 
 
 @encoders
-@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+@pytest.mark.parametrize("decoder", slow_after(1, list(DECODERS.values())), ids=DECODERS)
 @pytest.mark.parametrize("policy", slow_after(1, ["random", "per-batch"]))
 def test_masked_content_does_not_influence_predictions(build, spec, ragged, encoder, decoder, policy):
     pipeline = build(spec, encoder=encoder, decoder=decoder, loss={"policy": policy}).eval()

@@ -79,7 +79,7 @@ class Published(nn.Module):
 
 
 @pytest.mark.parametrize("sizes", slow_after(1, [SMALL, {}]), ids=["small", "published"])
-@pytest.mark.parametrize("factor", [4, 8, 12, 16])
+@pytest.mark.parametrize("factor", slow_after(1, [4, 8, 12, 16]))
 @pytest.mark.parametrize("kind", ["totem", "time-series-tokenizer"])
 @torch.no_grad()
 def test_codes_and_reconstructions_are_those_of_the_program(kind, factor, sizes, tmp_path):

@@ -26,6 +26,7 @@ def randomize(model):
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
