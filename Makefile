@@ -6,7 +6,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LOWEST_PIP := .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept also where the environment forbids it, as those of containers do: pytest would compile all tests anew.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -p no:benchmark --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
 .PHONY: demo test test-quick test-lowest fuzz kills compile-kernels lint bench docs site clean

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from tests.support.grids import slow_after
 from tstk.builtin.encoders.bert import Bert
 from tstk.builtin.encoders.hf import HF
 from tstk.builtin.encoders.identity import Identity
@@ -333,7 +334,7 @@ def test_tokens_in_order_are_numbered_as_the_library_numbers_words(kind):
     assert_close(encoder(tokens).values, encoder.model(inputs_embeds=tokens.values).last_hidden_state)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_after(1, KINDS))
 def test_a_saved_transformers_model_is_rebuilt_without_its_folder(kind, tmp_path):
     transformers = pytest.importorskip("transformers")
     spec = spec_of()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tstk
+from tests.support.grids import slow_after
 from tstk.core.masking import get_masking_policy
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
@@ -37,7 +38,7 @@ def count_masked(count, ratio):
 
 @every
 @pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize("share", [0.3, 0.8, 1.0])
+@pytest.mark.parametrize("share", slow_after(1, [0.8, 0.3, 1.0]))
 def test_exactly_the_asked_share_of_valid_tokens_is_hidden(policy, ratio, share):
     tokens = tokens_of(share=share)
     hidden = hide(policy, tokens, ratio)
