@@ -6,8 +6,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LOWEST_PIP := .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
-# Bytecode is kept also where the environment forbids it, as those of containers do: pytest would compile all tests anew.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -p no:benchmark --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept also where the environment forbids it, as those of containers do: every worker would compile all tests
+# anew. pytest-benchmark asks git and hg for the commit at every start, and is for `make bench`.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -p no:benchmark \
+	--numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
 .PHONY: demo test test-quick test-lowest fuzz kills compile-kernels lint bench docs site clean
@@ -19,7 +21,7 @@ test: .venv/installed-for-tests
 	$(PYTEST)
 
 test-quick: .venv/installed-for-tests
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' --durations 5 --durations-min 1
 
 test-lowest: .venv-lowest/installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -p no:cacheprovider -k "not distilbert" \

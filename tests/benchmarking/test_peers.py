@@ -113,6 +113,7 @@ def test_a_peer_refuses_a_table_to_forecast(tstk_config, csv, tmp_path):
     assert "a peer needs series with classes" in cell.error
 
 
+@pytest.mark.slow
 def test_forecasters_score_as_the_baselines_of_a_trained_run(tmp_path):
     time = np.arange(400)
     rows = np.stack([np.sin(time * np.pi / 6), time % 12 / 6], 1) + 0.1 * np.random.default_rng(0).normal(size=(400, 2))

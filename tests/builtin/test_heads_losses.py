@@ -34,6 +34,7 @@ WIDE = Spec(channels=1, length=80, task="classification", num_outputs=10, dim=76
 SLIM = Spec(channels=2, length=48, num_outputs=3, horizon=7, dim=16, grid_size=(6,), num_prefix_tokens=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("use", "options", "count"),
     [("cot", {"tokens": 8}, 9_465_610), ("residual-mlp", {"hidden": 512, "depth": 2}, 1_454_090)],

@@ -203,6 +203,7 @@ def test_eval_refuses_to_shuffle_what_forecasts(refused, forecaster):
     )
 
 
+@pytest.mark.slow
 def test_a_forecaster_stands_beside_a_linear_map_in_training_and_in_eval(tstk, forecaster, csv, tmp_path):
     kept = json.loads((forecaster / "result.json").read_text())
     found = json.loads(tstk("eval", forecaster, "--json").stdout)

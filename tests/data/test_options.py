@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from tests.data.conftest import write_labelled, write_table
+from tests.support.grids import slow_after
 from tstk.data import DataConfig, load_data
 from tstk.errors import OptionError, TstkError
 
 BASE = {
     "series": {},
     "table": {"context": 8, "horizon": 3},
+    "recordings": {"task": "segmentation", "length": 16},
     "cut table": {"length": 8},
     "several": {"length": 20},
     "synthetic": {"length": 16, "synthetic_count": 30},
-    "recordings": {"task": "segmentation", "length": 16},
     "table of classes": {"task": "segmentation", "length": 16},
 }
 """Kind of data -> the options that it is loaded with."""
@@ -141,7 +142,7 @@ def value_of(option, kind, files, tmp_path):
     return VALUES[option]
 
 
-@pytest.mark.parametrize("kind", BASE)
+@pytest.mark.parametrize("kind", slow_after(3, list(BASE)))
 @pytest.mark.parametrize("option", [item.name for item in fields(DataConfig) if item.name != "data_root"])
 def test_an_option_takes_effect_or_is_refused_by_name(kind, option, files, by_default, tmp_path):
     if option == "task" and option in BASE[kind]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.support.grids import slow_after
 from tstk.data import DataConfig, load_data, load_split
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, Table
@@ -330,7 +331,7 @@ def test_columns_that_are_constant_within_each_id_are_left_out_unless_they_have_
 PIVOT = r"frame\.pivot\(index=\['{}', 'time'\], columns='variable', values='value'\)\.reset_index\(\)"
 
 
-@pytest.mark.parametrize("key", ["id", "patient"])
+@pytest.mark.parametrize("key", slow_after(1, ["id", "patient"]))
 @pytest.mark.parametrize(
     "roles",
     [{}, {"label": "variable"}, {"drop": ("variable",)}, {"channels": ("value",)}, {"label_per_sample": True}],

@@ -119,6 +119,7 @@ def test_unequal_lengths_and_missing_values_are_learned_whatever_the_batch():
     np.testing.assert_allclose(model.predict_proba(padded), alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_few_series_trains_on_all_of_them_by_default(monkeypatch):
     seen = []
     monkeypatch.setattr(

@@ -21,8 +21,6 @@ from tstk.evaluation.simple_classifiers import (
 )
 from tstk.inference.predict import score
 
-slow = pytest.mark.slow
-
 # Test accuracy of one nearest neighbour with Euclidean distance, as the archives publish it.
 PUBLISHED = {
     "ArrowHead": 0.8000,
@@ -39,7 +37,6 @@ PUBLISHED = {
     "PenDigits": 0.9774,
     "UWaveGestureLibrary": 0.8750,
 }
-LARGE = ("ECG5000", "NATOPS", "PhalangesOutlinesCorrect", "PenDigits", "UWaveGestureLibrary")
 
 
 def nearest(data):
@@ -48,7 +45,8 @@ def nearest(data):
     return round((predictions == data.test.y).double().mean().item(), 4)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=slow if n in LARGE else ()) for n in PUBLISHED])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_nearest_neighbour_scores_what_the_archive_publishes(archive, name):
     assert nearest(load_data(name, DataConfig(data_root=str(archive)))) == PUBLISHED[name]
 

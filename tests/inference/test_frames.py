@@ -123,6 +123,7 @@ def test_series_of_a_multiindex_are_embedded_by_id(tmp_path):
     assert list(vectors.columns) == [f"embedding{i}" for i in range(8)]
 
 
+@pytest.mark.slow
 def test_numbers_are_predicted_by_name(tmp_path):
     frame = make_wide().drop(columns="label").assign(age=DRAW.normal(50, 5, 12))
     run = tstk.fit(data=frame, target_columns=["age"], **CLASSES, out=tmp_path / "run").run_dir
@@ -196,6 +197,7 @@ def test_the_column_of_times_may_be_called_by_a_number(forecaster):
     assert index.name == 0
 
 
+@pytest.mark.slow
 def test_windows_are_named_by_their_times_where_missing_rows_are_inserted(tmp_path):
     table = make_table()
     options = {"context": 8, "horizon": 4, "head": "forecast", **TINY}
@@ -259,6 +261,7 @@ def test_the_level_of_times_is_told_by_its_name_and_an_index_of_numbers_is_left_
     assert json.loads((run / "config.json").read_text())["data"]["length"] == 16
 
 
+@pytest.mark.slow
 def test_rows_without_dates_are_continued_by_number(tmp_path):
     frame = pandas.DataFrame(DRAW.normal(size=(80, 1)), columns=["v"])
     run = tstk.fit(data=frame, context=8, horizon=4, head="forecast", **TINY, out=tmp_path / "run").run_dir

@@ -74,6 +74,7 @@ def test_a_low_rank_map_is_two_maps_and_never_wider_than_the_dense_one():
         LowRankLinear(8, 8, 1.5)
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_the_published_models():
     assert size(MLP(768, 3072)) == 4_722_432
     assert size(MLP(768, 3072, rank_ratio=0.5)) == 2_952_960  # CWT-MAE

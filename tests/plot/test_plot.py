@@ -322,6 +322,7 @@ def numbered(tmp_path_factory):
     return load(train_run(folder / "run", head="linear", data=str(folder / "x.npz")))
 
 
+@pytest.mark.slow
 def test_classes_that_are_numbers_are_taken_by_name(numbered):
     x, y = np.random.default_rng(1).normal(size=(6, 2, 20)), [1, 2, 3, 1, 2, 2]
     counts = [

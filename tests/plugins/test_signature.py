@@ -65,6 +65,7 @@ def test_types_are_those_of_the_imported_class(target):
             assert kind.__name__.lower() == option.type
 
 
+@pytest.mark.slow
 @every
 def test_every_option_is_explained_in_one_line(target):
     for name, option in read_signature(target).options.items():
@@ -78,6 +79,7 @@ def test_defaults_survive_their_own_conversion(target):
         assert option.parse(option.default) == option.default
 
 
+@pytest.mark.slow
 @every
 def test_a_component_takes_its_spec_and_nothing_else_by_position(target):
     thing, signature = load(target)
@@ -86,6 +88,7 @@ def test_a_component_takes_its_spec_and_nothing_else_by_position(target):
         assert [p.name for p in positional] == ["spec"]
 
 
+@pytest.mark.slow
 @every
 def test_there_is_a_summary(target):
     assert read_signature(target).summary.strip()

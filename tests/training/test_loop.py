@@ -351,6 +351,7 @@ def test_gradients_are_clipped_by_default(npz):
     assert moved[0.0] > 1e-2
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_the_running_average_of_the_weights(npz):
     states = []
     for average in (0.0, 0.15, 0.9):
@@ -384,6 +385,7 @@ def test_steps_or_epochs_say_how_long(npz):
         assert [s for s, _ in callback.steps] == list(range(1, steps + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["score", "loss"])
 def test_training_stops_after_so_many_epochs_without_improvement(npz, select):
     pipeline, data = prepare(npz, head="linear")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tstk_plugins_timae.ssd import load_fused_scan, scan
 
+from tests.support.grids import slow_after
 from tstk.errors import OptionError
 
 
@@ -33,7 +34,7 @@ def inputs(tokens, dtype, heads=3, width=2, states=5, batch=2, steps=1.0):
     return [t.to(dtype).requires_grad_() for t in arguments]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), slow_after(1, [(torch.float64, 1e-9), (torch.float32, 1e-4)]))
 @pytest.mark.parametrize("chunk", [1, 4, 7, 64])
 @pytest.mark.parametrize("tokens", [1, 7, 20, 33])
 def test_outputs_state_and_gradients_equal_the_recurrence(tokens, chunk, dtype, tolerance):

@@ -136,6 +136,7 @@ def test_every_config_trains_a_step(name):
     assert step_output.loss.isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["forecast", "forecast-head"])
 def test_every_forecasting_config_trains_a_step_and_predicts(name):
     spec = Spec(channels=2, length=30, task="forecasting", horizon=6)

@@ -273,6 +273,7 @@ def test_the_teacher_is_not_saved_with_the_weights(build, spec, ragged, tmp_path
 # ------------------------------------------------------------------ reproducibility and errors
 
 
+@pytest.mark.slow
 def test_training_twice_with_one_seed_gives_the_same_weights(build, spec, ragged):
     states = []
     for _ in range(2):

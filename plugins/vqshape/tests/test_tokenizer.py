@@ -14,6 +14,7 @@ from tstk.nn.blocks import MLP
 TINY = {"dim": 64, "depth": 1, "query_depth": 1, "heads": 4, "codes": 32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "decoder", "count"),
     [

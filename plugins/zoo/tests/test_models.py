@@ -272,6 +272,7 @@ def test_mantis_resamples_the_observed_part_of_a_shorter_series():
     assert padded.observed.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "config", "millions"),
     [
