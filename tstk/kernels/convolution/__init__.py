@@ -42,15 +42,16 @@ def convolve(
         backend: cpp, torch or reference; the first that supports the call if None
 
     Raises:
-        ValueError: shapes do not match, or there are fewer samples than the kernel is long
+        ValueError: shapes do not match, or there would be no output
         IncompatibleError: `backend` does not support this call
     """
     channels = weight.shape[0 if transposed else 1]
     if x.ndim != 3 or weight.ndim != 3 or x.shape[-1] != channels:
         kind = "[C, D, K]" if transposed else "[D, C, K]"
         raise ValueError(f"convolve: x {list(x.shape)}, weight {list(weight.shape)}; expected [B, L, C] and {kind}")
-    if not transposed and x.shape[1] + 2 * padding < weight.shape[2]:
-        raise ValueError(f"convolve: {x.shape[1]} samples and a padding of {padding} for a kernel of {weight.shape[2]}")
+    samples, size = x.shape[1], weight.shape[2]
+    if (samples - 1) * stride + size - 2 * padding < 1 if transposed else samples + 2 * padding < size:
+        raise ValueError(f"convolve: no output of {samples} samples with a kernel of {size} and a padding of {padding}")
     options = {"stride": stride, "padding": padding, "transposed": transposed, "relu": relu, "strict": strict}
     y: Tensor = convolution_op(x, weight, bias, backend=backend, **options)
     return y

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tstk.kernels.convolution.torch import convolve as convolve_by_torch
+from tstk.kernels.convolution import convolution_op
 from tstk.kernels.cpp import Library
 from tstk.kernels.eager import is_traced
 from tstk.kernels.threads import map_row_slices
@@ -89,7 +89,7 @@ class _Convolution(torch.autograd.Function):
         x, size = _make_readable(x), weight.shape[-1]
         b, samples, _ = x.shape
         if call.strict:
-            y = convolve_by_torch(x, weight, bias, **call._asdict())
+            y = convolution_op(x, weight, bias, backend="torch", **call._asdict())
         elif call.transposed:
             y = x.new_empty(b, (samples - 1) * call.stride + size - 2 * call.padding, weight.shape[1])
             _spread(_Samples(x, 1, 0), weight, bias, y, call)
@@ -148,7 +148,7 @@ def _spread(samples: _Samples, weight: Tensor, bias: Tensor | None, y: Tensor, c
 def _run(rows: _Samples, weight: Tensor, bias: Tensor | None, out: _Samples, count: int, call: _Call) -> None:
     """Convolve rows to `count` rows of `out` for each series with weights [taps, ...] of a row to a row."""
     taps, library = len(weight), LIBRARY.load()
-    maps = _get_weight_map(taps) @ weight.reshape(taps, -1)
+    maps = _map_weights(*weight.reshape(taps, -1))
     bias = bias if bias is None else bias.float().contiguous()
     x, y, size = rows.pointers, out.pointers, library.scratch_size(rows.width, out.width)
     bias_pointer, b = 0 if bias is None else bias.data_ptr(), len(rows.x)
@@ -195,21 +195,34 @@ def _add_samples(samples: _Samples) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
+_LOW, _HIGH = 0.5**0.5, 2**0.5
+"""Points of F(4, 3), as in `winograd.cpp`."""
+
+
+def _map_weights(*taps: Tensor) -> Tensor:
+    """Map the taps of a kernel to the weights [points, ...] of its tiles.
+
+    Number by number: matrix products round in a way that depends on the number of threads.
+    """
+    first, second, last = taps[0], taps[1], taps[-1]
+    if len(taps) == 2:
+        return torch.stack([first, (first + second) / 2, (first - second) / 2, second])
+    low, odd_low = (first + last / 2) / -1.5, second * (_LOW / -1.5)
+    high, odd_high = (first + 2 * last) / 6, second * (_HIGH / 6)
+    return torch.stack([first, low + odd_low, low - odd_low, high + odd_high, high - odd_high, last])
+
+
 @cache
 def _get_weight_map(taps: int) -> Tensor:
-    """Return the matrix G [points, taps] that maps the taps of a kernel to the weights of `winograd.cpp`."""
-    if taps == 2:
-        return torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, -0.5], [0.0, 1.0]])
-    low, high = 0.5**0.5, 2**0.5
-    rows = [[s / n for s in (1, p, p * p)] for p, n in ((low, -1.5), (-low, -1.5), (high, 6), (-high, 6))]
-    return torch.tensor([[1.0, 0.0, 0.0], *rows, [0.0, 0.0, 1.0]])
+    """Return the matrix [points, taps] of `_map_weights`."""
+    return _map_weights(*torch.eye(taps))
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Compute the gradients by operations of torch."""
     inputs, call = ctx.saved_tensors[:3], ctx.call
     with torch.enable_grad():
-        y = convolve_by_torch(*inputs, **call._asdict())
+        y = convolution_op(*inputs, backend="torch", **call._asdict())
     needed = [t for t, is_needed in zip(inputs, ctx.needs_input_grad, strict=False) if is_needed]
     found = iter(torch.autograd.grad(y, needed, grad, create_graph=torch.is_grad_enabled()))
     return tuple(next(found) if is_needed else None for is_needed in ctx.needs_input_grad[:3])
