@@ -215,7 +215,7 @@ def _map_weights(*taps: Tensor) -> Tensor:
 @cache
 def _get_weight_map(taps: int) -> Tensor:
     """Return the matrix [points, taps] of `_map_weights`."""
-    return _map_weights(*torch.eye(taps))
+    return _map_weights(*torch.eye(taps, dtype=torch.float32, device="cpu"))
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
