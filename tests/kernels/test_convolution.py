@@ -177,8 +177,8 @@ def test_both_instruction_sets_give_the_same_to_rounding(tmp_path):
     torch.testing.assert_close(torch.load(tmp_path / "default"), torch.load(tmp_path / "avx2"), rtol=1e-5, atol=1e-4)
 
 
-def call(channels=64, outputs=64, size=3, stride=1, padding=1, samples=64, dtype=torch.float32, transposed=False):
-    x, weight = torch.zeros(32, samples, channels, dtype=dtype), torch.zeros(outputs, channels, size, dtype=dtype)
+def call(channels=64, outputs=64, size=3, stride=1, padding=1, samples=128, dtype=torch.float32, transposed=False):
+    x, weight = torch.zeros(86, samples, channels, dtype=dtype), torch.zeros(outputs, channels, size, dtype=dtype)
     options = {"stride": stride, "padding": padding, "transposed": transposed, "relu": False, "strict": False}
     return (x, weight, None), options
 
@@ -189,8 +189,8 @@ def test_it_is_selected_for_calls_that_are_worth_it():
         inputs, options = call(**sizes)
         return convolution_op.select(None, *inputs, **options).name
 
-    assert select() == select(size=4, stride=2) == "cpp"
-    assert select(samples=7) == select(channels=16, outputs=16, samples=8) == select(channels=7) == "torch"
+    assert select(samples=16) == select(samples=32, size=4, stride=2) == "cpp"
+    assert select(samples=15) == select(samples=128, outputs=16) == select(samples=7, channels=512) == "torch"
     with use_backend("torch"):
         assert select() == "torch"
 
@@ -222,7 +222,7 @@ def test_autocast_and_transforms_are_left_to_torch():
         with pytest.raises(IncompatibleError, match="autocast changes dtypes"):
             convolve(x, weight, padding=1, backend="cpp")
     per_series = torch.vmap(lambda series: convolve(series[None], weight, padding=1)[0])(x)
-    assert per_series.shape == (32, 64, 64)
+    assert per_series.shape == (86, 128, 64)
 
 
 @pytest.mark.parametrize(

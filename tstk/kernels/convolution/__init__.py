@@ -59,8 +59,8 @@ def convolve(
 
 MAX_LANES = 16
 """Numbers in the longest vector register, of which the kernel in C++ takes multiples as channels."""
-MIN_CPP_PRODUCTS, MIN_CPP_OUTPUTS = 1 << 22, 8
-"""Products of a call, and outputs of a series, from which on the kernel in C++ is selected.
+MIN_CPP_PRODUCTS, MIN_CPP_OUTPUTS, MIN_CPP_CHANNELS = 1 << 24, 8, 32
+"""Products of a call, outputs of a series, and channels, from which on the kernel in C++ is selected.
 
 Smaller calls use torch even if the kernel has been compiled: rounding must not depend on that.
 """
@@ -96,8 +96,10 @@ def _why_cpp_not_automatic(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, transposed: bool, **options: object
 ) -> str:
     samples = x.shape[1] if transposed else x.shape[1] // stride
-    if samples < MIN_CPP_OUTPUTS or x.shape[0] * samples * weight.numel() < MIN_CPP_PRODUCTS:
-        return f"it is selected from {MIN_CPP_OUTPUTS} outputs of a series and {MIN_CPP_PRODUCTS} products on"
+    if min(weight.shape[:2]) < MIN_CPP_CHANNELS or samples < MIN_CPP_OUTPUTS:
+        return f"it is selected from {MIN_CPP_CHANNELS} channels and {MIN_CPP_OUTPUTS} outputs of a series on"
+    if x.shape[0] * samples * weight.numel() < MIN_CPP_PRODUCTS:
+        return f"it is selected from {MIN_CPP_PRODUCTS} products on"
     return _get_library().why_not_loaded()
 
 
