@@ -56,10 +56,10 @@ def write_record(folder, values, form, extra="", name="r", encoding="utf-8", kee
 
 
 @pytest.mark.parametrize("form", BITS)
-@pytest.mark.parametrize("shape", slow_after(2, [(7, 1), (10, 3), (8, 1), (9, 1), (11, 2)]))
-def test_every_format_is_read_as_the_bits_say_for_any_number_of_samples(tmp_path, form, shape):
+@pytest.mark.parametrize(("rows", "channels"), slow_after(2, [(7, 1), (10, 3), (8, 1), (9, 1), (11, 2)]))
+def test_every_format_is_read_as_the_bits_say_for_any_number_of_samples(tmp_path, form, rows, channels):
     limit = 60 if form == 8 else 2 ** (BITS[form] - 1) - 1
-    values = np.random.default_rng(0).integers(-limit, limit, shape)
+    values = np.random.default_rng(0).integers(-limit, limit, (rows, channels))
     table = wfdb.read(write_record(tmp_path, values, form))
     np.testing.assert_allclose(table.values, values / 100, rtol=1e-6)
 
