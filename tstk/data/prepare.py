@@ -349,7 +349,8 @@ def _split_windows(
             ]
             first = tables["train"][0]
             source = f"{first.source}, {split}"
-            source += f" rows {ends[0][number]} to {ends[0][number + 1]}" * (first.name is None)
+            start, stop = map(first.count_file_rows, ends[0][number : number + 2])
+            source += f" rows {start + 1} to {stop}" * (first.name is None)
         split_stride = 1 if split == "test" else stride
         splits[split], split_notes = _build_windows(rows, source, offset, context, horizon, split_stride)
         notes += split_notes

@@ -156,7 +156,8 @@ class RunDataFrames:
         data: Any = read_frame(frame, roles) if regularize else None
         data = check_times(data, True) if isinstance(data, Table) else None
         if isinstance(data, Table) and data.times is not None and len(data.times.values) > len(frame):
-            return _write_index(data.times[rows].write(), _find_times(frame, data.times.format.column))
+            assert split.ids is not None  # the times at which the windows begin
+            return _write_index(split.ids, _find_times(frame, data.times.format.column))
         return frame.index[rows]
 
     def _get_schema(self, pipeline: Pipeline) -> dict[str, Any]:
