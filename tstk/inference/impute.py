@@ -137,8 +137,8 @@ def write_imputation(path: Path, imputation: Imputation, *, replace: bool) -> li
     """Write filled series in the layout of the file that they came from.
 
     A text table keeps the text of all rows in which nothing was missing, a Parquet table its columns; an archive keeps
-    its other arrays. A new archive has rows, ids, groups, labels and targets of the series, and "inserted" [N, T], where
-    --regularize inserted samples.
+    its other arrays. A new archive has rows, ids, groups, labels and targets of the series, and "inserted" [N, T],
+    where --regularize inserted samples.
 
     Args:
         path: .npz; for tables also .csv and .parquet

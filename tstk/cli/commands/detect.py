@@ -100,9 +100,9 @@ def command(
     Series are cut into overlapping windows, and the scores of a sample are averaged over its windows. The file has a
     line per sample: row and, if the table has one, date; of a set of series row (of the series in its file), id and
     group (if there are any) and sample; then score (the mean over channels), threshold, and the score of each channel.
-    Missing samples have no score, and rows that --regularize inserts no line. The threshold is a quantile of the scores of the training data. Events are runs of
-    consecutive samples above it: start, end (the last sample), peak, score, and the channel with the highest score at
-    the peak. Rows and samples are counted from 0.
+    Missing samples have no score, and rows that --regularize inserts no line. The threshold is a quantile of the scores
+    of the training data. Events are runs of consecutive samples above it: start, end (the last sample), peak, score,
+    and the channel with the highest score at the peak. Rows and samples are counted from 0.
 
     With --sample-labels, metrics per sample (AUROC, AUPRC, and precision, recall and F1 at the threshold), per event
     (affiliation precision, recall and F1 at the threshold) and aware of ranges (VUS-ROC, VUS-PR) are printed, beside
