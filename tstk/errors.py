@@ -75,6 +75,19 @@ class DataError(TstkError):
         super().__init__(text if len(text) <= 1500 else f"{text[:1000]} ... {text[-400:]}")
 
 
+class NotFiniteError(DataError):
+    """Losses, predictions or features are not finite, and no sample is too large to compute with.
+
+    Args:
+        fault: which of which series, and the cause as far as it is known
+        remedy: what to do
+    """
+
+    def __init__(self, fault: str = "", remedy: str = "") -> None:
+        super().__init__("; ".join(filter(None, (fault, remedy))))
+        self.fault = fault
+
+
 class CheckpointError(TstkError):
     """A run directory is missing, damaged, not written by tstk, or needs a plugin that is not installed."""
 
