@@ -80,7 +80,7 @@ def _load_with_roles_of_run(name: str, data_config: DataConfig, config: Config) 
     if "drop_columns" in options:  # pretraining may have left out the labels
         kept = tuple(column for column in data_config.drop_columns if column.lower() not in LABEL_NAMES)
         data_config = replace(data_config, drop_columns=kept)
-    wanted = {option: getattr(data_config, option) for option in options}
+    run_roles = {option: getattr(data_config, option) for option in options}
     while True:
         flags = _format_flags({option: getattr(data_config, option) for option in options})
         note = f"columns are read as in {source}: {flags}" if flags else ""
@@ -97,7 +97,7 @@ def _load_with_roles_of_run(name: str, data_config: DataConfig, config: Config) 
                 change[option] = tuple(column for column in data_config.drop_columns if column != e.column)
             data_config = replace(data_config, **change)
     used = {option: getattr(data_config, option) for option in options}
-    if lost := _format_flags({o: value for o, value in wanted.items() if used[o] != value}):
+    if lost := _format_flags({o: value for o, value in run_roles.items() if used[o] != value}):
         note = "; ".join(filter(None, (note, f"these data have no column or use for {lost} of {source}")))
     config.notes += [note] * (note not in config.notes and bool(note))
     config.values["data"] |= used
