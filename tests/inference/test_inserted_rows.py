@@ -10,6 +10,7 @@ from tests.support.shell import call
 from tstk.data.config import DataConfig
 from tstk.data.datasets import name_series
 from tstk.data.load import load_data, read_splits
+from tstk.errors import DataError
 from tstk.inference.detect import detect, evaluate_detection, load_labels
 from tstk.inference.predict import embed, predict
 
@@ -92,6 +93,13 @@ def test_labels_are_those_of_the_rows_of_the_file(table, masked, tmp_path):
         np.testing.assert_array_equal(read[0], labels[detection.recordings.first_row :])
         results = evaluate_detection(detection, read)
         assert results["masked"]["auroc"] == results["moving deviation"]["auroc"] == 1
+
+
+def test_labels_of_another_file_are_refused(table, masked, tmp_path):
+    for count in (ROWS, 2 * len(KEPT)):
+        np.save(tmp_path / "labels.npy", np.arange(count) == SPIKE)
+        with pytest.raises(DataError, match=f"{count} labels of 1 series, and there are {len(KEPT)} samples of 1;"):
+            load_labels(detect(masked, str(table)), str(tmp_path / "labels.npy"))
 
 
 def test_samples_of_several_series_are_counted_as_in_the_file_and_take_a_label_per_row(panel, tmp_path):

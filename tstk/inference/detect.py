@@ -280,17 +280,18 @@ def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
             f"--sample-labels {labels}: its positions are those of the whole record, and --reader.start and "
             "--reader.stop read an excerpt; leave them out, or give a label per sample as .npy"
         )
-    path, num_samples = Path(recordings.source), recordings.first_row + length
-    values = read_sample_labels(labels, path, num_samples, recordings.csv_options)
+    path, num_rows = Path(recordings.source), recordings.num_rows
+    values = read_sample_labels(labels, path, num_rows or length, recordings.csv_options)
     if values.ndim == 1 and (by_row := _assign_rows(values, recordings, length)) is not None:
         return by_row
     values = values[None] if values.ndim == 1 else values
-    if recordings.is_table and values.shape[1] >= recordings.first_row + length:
+    if recordings.is_table and values.shape[1] == num_rows:
         values = values[:, recordings.first_row : recordings.first_row + length]
+    in_rows = f", in {num_rows:,} rows" if num_rows not in (None, length) else ""
     if values.shape != (count, length):
         raise DataError(
             f"--sample-labels {labels}: {values.shape[1]:,} labels of {values.shape[0]:,} series, and there are "
-            f"{length:,} samples of {count:,}; give one label per sample"
+            f"{length:,} samples of {count:,}{in_rows}; give one label per sample"
         )
     return values
 
@@ -300,7 +301,8 @@ def _assign_rows(values: NDArray[np.bool_], recordings: Recordings, length: int)
     if recordings.is_table or recordings.file_rows is None:
         return None
     rows = np.concatenate(recordings.file_rows)
-    if rows.max() >= len(values) or len(np.unique(rows)) < len(rows):  # of a folder, each file has rows of its own
+    is_other_length = len(values) != recordings.num_rows if recordings.num_rows else len(values) <= rows.max()
+    if is_other_length or len(np.unique(rows)) < len(rows):  # of a folder, each file has rows of its own
         return None
     labels = np.zeros((len(recordings), length), bool)
     for of_series, places in zip(labels, recordings.file_rows, strict=True):

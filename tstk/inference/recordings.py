@@ -47,6 +47,7 @@ class Recordings(ShortRepr):
         is_table: whether the series are the columns of a table
         dates: [T] texts, the times of the rows of a table as it writes them, if it has them
         first_row: row of the table at which the series begins
+        num_rows: of the file of which the table is a part, or whose rows are the samples; None if unknown
         file_rows: of each series, the row of its file that each sample is, and -1 for those that --regularize inserted;
             None if no series is spread over rows
         rows: [N] place of each series in its file, from 0; in order if None
@@ -65,6 +66,7 @@ class Recordings(ShortRepr):
     is_table: bool
     dates: NDArray[Any] | None = None
     first_row: int = 0
+    num_rows: int | None = None
     file_rows: list[NDArray[np.int64]] | None = None
     rows: NDArray[np.int64] | None = None
     ids: list[str] | None = None
@@ -165,13 +167,15 @@ def load_recordings(
             "are not samples of the data; train one without --resize"
         )
     roles, regularize = get_data_options(run_config, data, reader=reader)
+    num_rows = None
     if data is None:
-        container, first_row = _read_split(run_config, data_root, split)
+        container, first_row, num_rows = _read_split(run_config, data_root, split)
     else:
         splits = read_splits(data, data_root, roles, regularize=regularize)
         container, first_row = splits.get("test", next(iter(splits.values()))), 0
+        num_rows = _count_rows(container)
     recordings = build_recordings(pipeline, container, run_config.input_schema, first_row)
-    recordings.reader = roles.reader
+    recordings.reader, recordings.num_rows = roles.reader, num_rows
     if data is not None:
         if isinstance(container, Table) and container.note:
             warn_user(container.note, DataNoteWarning)
@@ -254,7 +258,9 @@ def build_recordings(
         if not (in_file := container.file_rows[container.file_rows >= 0]).size:
             raise DataError(f"{container.source}: --regularize inserted all of these rows; give other data with --data")
         first_row = int(in_file[0])
-    recordings = Recordings(values, x, ends, channels, container.source, is_table, dates, first_row, file_rows)
+    recordings = Recordings(
+        values, x, ends, channels, container.source, is_table, dates, first_row, file_rows=file_rows
+    )
     if splits_channels:
         level = None if offset is None else torch.from_numpy(offset)
         recordings.statistics = (*compute_mean_std(x), level)
@@ -280,21 +286,32 @@ def _collect_targets(series: SeriesSet) -> Arrays:
     return arrays
 
 
-def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) -> tuple[SeriesSet | Table, int]:
-    """Return a part of the data that a run was trained on, and the row at which it begins."""
+def _count_rows(container: SeriesSet | Table) -> int | None:
+    """Return the rows of a file that was read whole; None of series that are not spread over rows of one."""
+    if isinstance(container, Table):
+        return container.count_file_rows(len(container.values))
+    return None if container.file_rows is None else int(max(rows.max() for rows in container.file_rows)) + 1
+
+
+def _read_split(
+    run_config: RunConfig, data_root: str | None, split: SplitName
+) -> tuple[SeriesSet | Table, int, int | None]:
+    """Return a part of the data that a run was trained on, the row at which it begins, and the rows of a table."""
     options = locate_run_data(run_config, data_root)
     name, config = options.pop("use"), DataConfig(**options)
     if "," in name or name == SYNTHETIC:
         raise DataError(f"{name}: the data of this run are not those of one file; give other data with --data")
     splits = read_run_splits(name, config)
     if split == "test" and "test" in splits:
-        return splits["test"], 0
+        test = splits["test"]
+        return test, 0, _count_rows(test) if isinstance(test, Table) else None
     container = splits.get("test", next(iter(splits.values()))) if split == "all" else next(iter(splits.values()))
+    num_rows = _count_rows(container) if isinstance(container, Table) else None
     if split == "all":
-        return container, 0
+        return container, 0, num_rows
     if not isinstance(container, Table):
         if config.is_forecasting and split == "train":
-            return _select_train_rows(splits, config), 0
+            return _select_train_rows(splits, config), 0, None
         if config.is_forecasting:
             raise DataError(
                 f"{name}: each series of this run is divided in time, so none is of its {split} split; give other data "
@@ -302,11 +319,11 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
             )
         if split == "test":
             raise DataError(f"{name}: the data of the run have no test split; give other data with --data")
-        return splits.get("train", container), 0
+        return splits.get("train", container), 0, None
     tables = {name: table for name, table in splits.items() if isinstance(table, Table)}
     ends, _ = resolve_split_boundaries(tables, config)
     start, stop = (0, ends[0]) if split == "train" else (ends[1], ends[2])
-    return container.select_rows(start, stop), start
+    return container.select_rows(start, stop), start, num_rows
 
 
 def _select_train_rows(splits: Mapping[str, SeriesSet | Table], config: DataConfig) -> SeriesSet:
