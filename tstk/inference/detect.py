@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,11 @@ class Detection(ShortRepr):
     training: Recordings | None
     baseline_window: int
     positions: list[NDArray[np.int64]] | None = None
+
+    def count_unscored(self) -> int:
+        """Return how many samples of the series have no score."""
+        in_series = np.arange(self.scores.shape[1]) < self.recordings.ends.numpy()[:, None]
+        return int((np.isnan(self.scores) & in_series).sum())
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the scores, as JSON types; rows of a table are those of its file.
@@ -174,32 +179,31 @@ def detect(
             raise DataError(f"the scores need the training data of the run: {e}{hint}") from None
 
     score = METHODS[name][0](pipeline, load_training)
+    compute = partial(compute_scores, pipeline, score, stride=stride, batch_size=batch_size)
     used_quantile, training = None, None
     if threshold is None:
-        training = load_training()
-        training_scores = compute_scores(
-            pipeline, score, training, is_training=True, stride=stride, batch_size=batch_size
-        )
-        averages = average_channels(training_scores)
-        if not np.isfinite(averages).any():
-            raise DataError(f"{training.source}: no sample of the training data has a score; give --threshold")
-        threshold, used_quantile = float(np.nanquantile(averages, quantile)), quantile
-    by_channel = compute_scores(pipeline, score, recordings, stride=stride, batch_size=batch_size)
+        used_quantile, training = quantile, load_training()
+        threshold = _compute_threshold(compute(training, is_training=True), quantile, training.source)
+    by_channel = compute(recordings)
     scores = average_channels(by_channel)
     channel_scores = by_channel if by_channel.shape[1] == len(recordings.channels) > 1 else None
     events = find_events(scores, threshold, channel_scores, recordings.channels)
-    if (positions := recordings.positions) is not None:
-        recordings, scores = recordings.drop_inserted(), select_samples(scores, positions)
-        channel_scores = None if channel_scores is None else select_samples(channel_scores, positions)
-        events = [_locate_event(event, positions[event.series]) for event in events]
-    notes: list[str] = []
     window = max(4, pipeline.spec.length // 4)
-    in_series = np.arange(scores.shape[1]) < recordings.ends.numpy()[:, None]
-    if unscored := int((np.isnan(scores) & in_series).sum()):
-        notes.append(f"{unscored:,} samples have no score: they are missing, or nothing before them was observed")
-    return Detection(
-        scores, channel_scores, threshold, used_quantile, name, events, recordings, notes, training, window, positions
+    detection = _drop_inserted(
+        Detection(scores, channel_scores, threshold, used_quantile, name, events, recordings, [], training, window)
     )
+    if unscored := detection.count_unscored():
+        note = f"{unscored:,} samples have no score: they are missing, or nothing before them was observed"
+        detection.notes.append(note)
+    return detection
+
+
+def _compute_threshold(scores: Scores, quantile: float, source: str) -> float:
+    """Return a quantile of the scores [N, K, T] of the training data."""
+    averages = average_channels(scores)
+    if not np.isfinite(averages).any():
+        raise DataError(f"{source}: no sample of the training data has a score; give --threshold")
+    return float(np.nanquantile(averages, quantile))
 
 
 def compute_scores(
@@ -254,6 +258,21 @@ def find_events(
                 channel = channels[int(np.nan_to_num(channel_scores[row, :, peak], nan=-np.inf).argmax())]
             events.append(Event(row, int(start), int(stop) - 1, peak, float(values[peak]), channel))
     return events
+
+
+def _drop_inserted(detection: Detection) -> Detection:
+    """Return a detection in the samples of the file, without those that --regularize inserted."""
+    if (positions := detection.recordings.positions) is None:
+        return detection
+    by_channel = detection.channel_scores
+    return replace(
+        detection,
+        scores=select_samples(detection.scores, positions),
+        channel_scores=None if by_channel is None else select_samples(by_channel, positions),
+        events=[_locate_event(event, positions[event.series]) for event in detection.events],
+        recordings=detection.recordings.drop_inserted(),
+        positions=positions,
+    )
 
 
 def _locate_event(event: Event, positions: NDArray[np.int64]) -> Event:
