@@ -21,7 +21,7 @@ kinds="avx512 avx2"
 [[ $("$python" -c 'import torch; print(torch.backends.cpu.get_cpu_capability())') == AVX512 ]] || kinds=avx2
 share=$(((total - 20) / $(wc -w <<<"$kinds")))
 # attention has 32 cases of one thread, most of them for GPUs
-all='^(attention|nearest_code|ema_sums|ricker_cwt|quantizer_step|engine),.* 1 thread$'
+all='^(attention|convolution|nearest_code|ema_sums|ricker_cwt|quantizer_step|engine),.* 1 thread$'
 all+='|^rope_attention, (CWT-MAE encoder, visible|long, narrow heads),.*float32.* 1 thread$'
 part=$(mktemp -d)
 trap 'rm -rf "$part"' EXIT
@@ -35,7 +35,7 @@ for kind in $kinds; do
     "$python" -m tstk kernels --build >/dev/null
     # a case takes up to half a minute, with the compilation of its peers
     timeout $((share - (SECONDS - begin))) "$python" -m benchmarks.run \
-        attention nearest_code rope_attention ricker_cwt quantizer_step engine --full \
+        attention convolution nearest_code rope_attention ricker_cwt quantizer_step engine --full \
         --device cpu --match "${MATCH:-$all}" --budget 0.3 --within $((share - 30)) \
         --results "$part/cpu-$kind" --run "cpu-$kind-$(date -u +%Y-%m-%d)" || status=$?
     if compgen -G "$part/cpu-$kind/*.json" >/dev/null; then

@@ -20,7 +20,7 @@ import torch
 from benchmarks.harness import Case, format_record, measure
 from benchmarks.results import Results
 
-OPERATIONS = ("attention", "rope_attention", "nearest_code", "quantizer_step", "ricker_cwt", "engine")
+OPERATIONS = ("attention", "rope_attention", "convolution", "nearest_code", "quantizer_step", "ricker_cwt", "engine")
 NUM_FIRST_SHAPES = 2
 """Shapes of each operation that are measured first."""
 

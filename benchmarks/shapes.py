@@ -31,6 +31,29 @@ class Attention(NamedTuple):
         return " ".join([f"{self.batch}x{self.heads}x{self.tokens}x{self.width}", *marks])
 
 
+class Convolution(NamedTuple):
+    """Series of samples with channels, and a convolution to other channels, padded by one sample."""
+
+    name: str
+    batch: int
+    samples: int
+    channels: int
+    outputs: int
+    size: int
+    stride: int = 1
+    transposed: bool = False
+
+    @property
+    def count(self) -> int:
+        """Positions of the kernel in a series."""
+        return self.samples if self.transposed else self.samples // self.stride
+
+    def __str__(self) -> str:
+        kind = f"kernel {self.size}" + (f", stride {self.stride}" if self.stride > 1 else "")
+        kind += ", transposed" if self.transposed else ""
+        return f"{self.batch}x{self.samples}, {self.channels} to {self.outputs} channels, {kind}"
+
+
 class Codes(NamedTuple):
     """Rows to quantize, codebook entries, and their width."""
 
@@ -106,6 +129,17 @@ CODES = [
     Codes("large", 65536, 16384, 512),
 ]
 
+CONVOLUTIONS = [
+    Convolution("TOTEM, encoder", 64, 128, 128, 128, 3),
+    Convolution("TOTEM, residual layer", 64, 128, 128, 64, 3),
+    Convolution("TOTEM, first of the decoder", 64, 128, 64, 128, 3),
+    Convolution("TOTEM, stride", 64, 256, 64, 128, 4, 2),
+    Convolution("TOTEM, transposed", 64, 128, 128, 64, 4, 2, transposed=True),
+    Convolution("no multiple of a tile", 31, 101, 48, 80, 3),
+    Convolution("wide", 8, 256, 512, 512, 3),
+    Convolution("narrow", 64, 512, 16, 16, 3),
+]
+
 QUICK_STEPS = [Codes("VQShape, batch 32", 2048, 512, 8)]
 STEPS = [Codes("VQShape, batch 128", 8192, 512, 8), Codes("VQShape, published batch", 32768, 512, 8)]
 
@@ -131,6 +165,11 @@ def list_attention_shapes(full: bool, device: str) -> list[Attention]:
 def list_narrow_shapes(full: bool) -> list[Attention]:
     """Return the shapes of plain attention on a CPU."""
     return NARROW_ATTENTION if full else NARROW_ATTENTION[:2]
+
+
+def list_convolution_shapes(full: bool) -> list[Convolution]:
+    """Return the shapes on a CPU."""
+    return CONVOLUTIONS if full else CONVOLUTIONS[1:2]
 
 
 def list_attention_dtypes(shape: Attention, full: bool, device: str) -> list[str]:

@@ -1,10 +1,11 @@
 """Training steps of the five papers beside those of their published programs: `python -m benchmarks.steps`.
 
-Both train in one process, step by step in turn, on the same random series: ours as `tstk train` does with the config of
-the paper (`TrainStep`: gradients, clipping, optimizer, `after_step`), the published program as `benchmarks/published`
-writes it down in plain torch, with torch's default optimizer. A ratio is the time of the published step divided by
-that of ours in the same round; the median of the rounds and its 95 % interval are printed. `--precision bf16` runs both
-under autocast, `bf16-ours` ours only. Denormals are flushed to zero, as `tstk train` does; nothing is compiled.
+Each trains in a process of its own, step by step in turn, on the same random series: ours as `tstk train` does with the
+config of the paper (`TrainStep`: gradients, clipping, optimizer, `after_step`), the published program as
+`benchmarks/published` writes it down in plain torch, with torch's default optimizer. A ratio is the time of the
+published step divided by that of ours in the same round; the median of the rounds and its 95 % interval are printed.
+`--precision bf16` runs both under autocast, `bf16-ours` ours only. Denormals are flushed to zero in both, as `tstk
+train` does; nothing is compiled. With `--one-process` both share a process, and so our settings of its memory.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,8 +126,11 @@ PRECISIONS = {"fp32": ("fp32", "fp32"), "bf16": ("bf16", "bf16"), "bf16-ours": (
 """Option -> precision of the published program and of ours."""
 
 
-def build_steps(paper: Paper, precision: str = "fp32") -> dict[str, Step]:
-    """Return the steps of both, each with the same series in the same order."""
+CONTENDERS = ("published", "ours")
+
+
+def build_steps(paper: Paper, precision: str = "fp32", contenders: Sequence[str] = CONTENDERS) -> dict[str, Step]:
+    """Return the steps of the contenders, each with the same series in the same order."""
     torch.manual_seed(0)
     batches = torch.randn(4, *paper.shape).cumsum(-1)
     batches = (batches - batches.mean(-1, keepdim=True)) / batches.std(-1, keepdim=True)
@@ -133,10 +139,9 @@ def build_steps(paper: Paper, precision: str = "fp32") -> dict[str, Step]:
         numbers: Iterator[int] = iter(range(1 << 62))
         return lambda: train_step(batches[next(numbers) % len(batches)])
 
-    return {
-        "published": bind(build_published(paper, PRECISIONS[precision][0])[1]),
-        "ours": bind(build_ours(paper, PRECISIONS[precision][1])[1]),
-    }
+    build = {"published": build_published, "ours": build_ours}
+    precisions = dict(zip(CONTENDERS, PRECISIONS[precision], strict=True))
+    return {contender: bind(build[contender](paper, precisions[contender])[1]) for contender in contenders}
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -154,33 +159,79 @@ def make_clock(step: Step, read: Callable[[], float]) -> Callable[[], float]:
 
 
 @contextmanager
-def configure(threads: int) -> Iterator[None]:
-    """Set the number of threads and flush denormals inside the context."""
-    from tstk.training.devices import flush_denormals, limit_threads
+def configure(threads: int, contender: str = "ours") -> Iterator[None]:
+    """Set the number of threads and flush denormals inside the context; for ours, keep freed memory."""
+    from tstk.training.devices import flush_denormals, keep_freed_memory, limit_threads
 
-    with limit_threads(threads), flush_denormals():
+    with ExitStack() as stack:
+        stack.enter_context(limit_threads(threads))
+        stack.enter_context(flush_denormals())
+        if contender == "ours":
+            stack.enter_context(keep_freed_memory())
         yield
 
 
-def compare(name: str, threads: int, rounds: int, precision: str, clock: str = "wall") -> dict[str, Any]:
+def serve_steps(pipe: Connection, name: str, contender: str, threads: int, precision: str, clock: str) -> None:
+    """Run a step of one contender for each message, and answer with its seconds."""
+    with configure(threads, contender):
+        run = make_clock(build_steps(PAPERS[name], precision, (contender,))[contender], CLOCKS[clock])
+        while pipe.recv():
+            pipe.send(run())
+
+
+@contextmanager
+def start_clocks(
+    name: str, threads: int, precision: str, clock: str, one_process: bool
+) -> Iterator[dict[str, Callable[[], float]]]:
+    """Yield a function for each contender that runs a step, in a process of its own, and returns its seconds."""
+    if one_process:
+        with configure(threads):
+            yield {k: make_clock(step, CLOCKS[clock]) for k, step in build_steps(PAPERS[name], precision).items()}
+        return
+
+    def bind(pipe: Connection) -> Callable[[], float]:
+        def ask() -> float:
+            pipe.send(True)
+            seconds: float = pipe.recv()
+            return seconds
+
+        return ask
+
+    context, pipes, workers = get_context("spawn"), {}, []
+    for contender in CONTENDERS:
+        pipes[contender], end = context.Pipe()
+        arguments = (end, name, contender, threads, precision, clock)
+        workers.append(context.Process(target=serve_steps, args=arguments, daemon=True))
+        workers[-1].start()
+        end.close()
+    try:
+        yield {contender: bind(pipe) for contender, pipe in pipes.items()}
+    finally:
+        for pipe in pipes.values():
+            pipe.send(False)
+        for worker in workers:
+            worker.join()
+
+
+def compare(
+    name: str, threads: int, rounds: int, precision: str, clock: str = "wall", *, one_process: bool = False
+) -> dict[str, Any]:
     """Measure one paper: medians in milliseconds, and the ratio published / ours with its interval."""
-    with configure(threads):
-        steps = build_steps(PAPERS[name], precision)
-        clocks = {key: make_clock(step, CLOCKS[clock]) for key, step in steps.items()}
+    with start_clocks(name, threads, precision, clock, one_process) as clocks:
         interleave(clocks, 2)
         times = interleave(clocks, rounds)
     milliseconds = {key: 1e3 * sorted(values)[len(values) // 2] for key, values in times.items()}
     ratio = compute_paired_ratio(times["published"], times["ours"])
     case = {"paper": name, "threads": threads, "precision": precision, "rounds": rounds, "clock": clock}
-    return case | milliseconds | ratio
+    return case | {"one_process": one_process} | milliseconds | ratio
 
 
 def profile_step(name: str, threads: int, precision: str, contender: str = "ours", calls: int = 5) -> str:
     """Return a table of time per operation of torch over `calls` steps."""
     from torch.profiler import ProfilerActivity, profile
 
-    with configure(threads):
-        step = build_steps(PAPERS[name], precision)[contender]
+    with configure(threads, contender):
+        step = build_steps(PAPERS[name], precision, (contender,))[contender]
         for _ in range(2):
             step()
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -207,6 +258,7 @@ def main() -> None:
     parser.add_argument(
         "--clock", default="wall", choices=list(CLOCKS), help="cpu: time of the process, on a machine with other work"
     )
+    parser.add_argument("--one-process", action="store_true", help="run both in one process")
     parser.add_argument("--profile", choices=["ours", "published"], help="print where the time goes instead")
     parser.add_argument("--results", type=Path, help="JSON file for the results")
     arguments = parser.parse_args()
@@ -219,7 +271,7 @@ def main() -> None:
     print("| paper | precision | threads | published, ms | ours, ms | ratio |\n|---|---|---:|---:|---:|---:|")
     rows = []
     for name, n, precision in cases:
-        rows.append(compare(name, n, arguments.rounds, precision, arguments.clock))
+        rows.append(compare(name, n, arguments.rounds, precision, arguments.clock, one_process=arguments.one_process))
         print(format_row(rows[-1]), flush=True)
         if arguments.results:
             arguments.results.write_text(json.dumps(rows, indent=1) + "\n")

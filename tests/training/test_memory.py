@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from tstk.errors import OptionError
 from tstk.testing import mixes
 from tstk.training import memory
 from tstk.training.config import TrainConfig
+from tstk.training.devices import _find_glibc, keep_freed_memory
 from tstk.training.memory import (
     MemoryEstimate,
     check_fit,
@@ -224,3 +226,20 @@ def test_every_component_can_be_measured_and_is_left_as_it_was(monkeypatch):
             remaining -= names if mix.state == "trained" else set()
     assert not remaining
     assert len(measured) > 10
+
+
+def count_page_faults():
+    """Return how many pages the process gets while some tensors, 128 MiB together, are made and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(1 << 22) for _ in range(8)]
+    del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(_find_glibc() is None, reason="the C library is not glibc")
+def test_memory_that_a_step_frees_is_kept_for_the_next_and_returned_after_training():
+    first = count_page_faults()
+    with keep_freed_memory():
+        count_page_faults()
+        assert count_page_faults() < first / 10
+    assert count_page_faults() > first / 2

@@ -20,10 +20,10 @@ def _to_int64(x: int) -> int:
 
 
 def _hash_splitmix64(z: Tensor) -> Tensor:
-    """Apply the finalizer of splitmix64 to int64 tensors (Steele, Lea, Flood 2014)."""
+    """Apply the finalizer of splitmix64 to an int64 tensor, in place (Steele, Lea, Flood 2014)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z = (z ^ ((z >> shift) & ((1 << (64 - shift)) - 1))) * _to_int64(factor)
-    return z ^ ((z >> 31) & ((1 << 33) - 1))
+        z.bitwise_xor_((z >> shift).bitwise_and_((1 << (64 - shift)) - 1)).mul_(_to_int64(factor))
+    return z.bitwise_xor_((z >> 31).bitwise_and_((1 << 33) - 1))
 
 
 class SampleRNG:
@@ -61,7 +61,7 @@ class SampleRNG:
         rows = _hash_splitmix64(_hash_splitmix64(key + base))
         slots = torch.arange(size, device=key.device) * _to_int64(0x9E3779B97F4A7C15)
         bits = _hash_splitmix64(rows[:, None] + slots)
-        return ((bits >> 40) & 0xFFFFFF).to(torch.float32).div_(1 << 24).reshape(-1, *shape)
+        return (bits >> 40).bitwise_and_(0xFFFFFF).to(torch.float32).div_(1 << 24).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """Draw [B, *shape] float32 from N(0, 1) by Box and Muller (1958), with two calls of `uniform`."""

@@ -1,6 +1,6 @@
 """C++ kernels for the CPU, compiled on the machine by its own compiler and kept in the user's cache.
 
-A kernel is one file of plain functions on pointers, called by ctypes: no headers of torch or Python, no threads of its
+A kernel is one file of plain functions on pointers, called by ctypes: no headers but `simd.h`, no threads of its
 own (`tstk.kernels.threads` divides the rows, and ctypes releases the interpreter's lock) and no run-time library. So it
 compiles in a second or two, and stays valid when torch or Python are updated. There is one library per source and
 instruction set, so machines that share a cache use each its own.
@@ -27,6 +27,8 @@ from tstk.files import atomic_write, explain_write_errors, get_cache_dir
 
 COMPILERS = ("c++", "g++", "clang++")
 OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti")
+HEADER = Path(__file__).with_name("simd.h")
+"""What the kernels share."""
 INSTRUCTION_SETS = {"AVX512": ("-mavx512f", "-mavx2", "-mfma"), "AVX2": ("-mavx2", "-mfma")}
 """Options of the compiler by the instruction set that torch uses, which ATEN_CPU_CAPABILITY may lower."""
 TIMEOUT = 60
@@ -126,7 +128,7 @@ class Library:
         with explain_write_errors(self.path):
             folder.mkdir(0o755, parents=True, exist_ok=True)
         with atomic_write(self.path, mode=0o644) as file:  # one that others can write is not loaded
-            _run_compiler([*command, str(self.source), "-o", file.name])
+            _run_compiler([*command, f"-I{HEADER.parent}", str(self.source), "-o", file.name])
             try:
                 ctypes.CDLL(file.name)  # before others find it
             except OSError as error:
@@ -153,7 +155,7 @@ class Library:
 @lru_cache
 def _name_library(source: Path, capability: str) -> str:
     options = " ".join((*OPTIONS, *INSTRUCTION_SETS[capability]))
-    digest = hashlib.sha256(source.read_bytes() + options.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(source.read_bytes() + HEADER.read_bytes() + options.encode()).hexdigest()[:16]
     return f"{source.stem}-{capability.lower()}-{digest}.so"
 
 

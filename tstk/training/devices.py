@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import os
 import platform
@@ -126,6 +127,38 @@ def flush_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+@contextmanager
+def keep_freed_memory() -> Iterator[None]:
+    """Keep memory that is freed inside the context for later use in it, and return it to the system at the end.
+
+    glibc returns large blocks as they are freed, so the next step gets them again page by page, each cleared by the
+    system: up to a fifth of the time of a step on a CPU. Peak use is the same. Other C libraries are left as they are.
+    """
+    libc = _find_glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+    libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_MEMORY)
+    try:
+        yield
+    finally:  # as glibc itself sets it for programs that free blocks this large
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _MAX_MMAP_THRESHOLD)
+        libc.malloc_trim(0)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_MAX_MMAP_THRESHOLD, _KEPT_MEMORY = 1 << 25, 2**31 - 1  # in bytes, the largest that glibc accepts
+
+
+def _find_glibc() -> ctypes.CDLL | None:
+    """Return the C library of the process if it is glibc."""
+    try:
+        return ctypes.CDLL(None) if os.confstr("CS_GNU_LIBC_VERSION") else None
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def describe_hardware(device: str, threads: int | None) -> dict[str, str]:

@@ -26,6 +26,7 @@ from tstk.training.devices import (
     compile_components,
     create_accelerator,
     flush_denormals,
+    keep_freed_memory,
     limit_threads,
     unwrap_model,
     use_deterministic_algorithms,
@@ -182,6 +183,7 @@ class Trainer:
             use_deterministic_algorithms(config.deterministic),
             limit_threads(config.threads),
             flush_denormals(),
+            keep_freed_memory(),
             enable_gradient_checkpointing(self.pipeline, config.gradient_checkpointing),
             compile_components(self.pipeline, config.compile) as run_uncompiled,
         ):

@@ -4,17 +4,16 @@ The encoders differ only in where their convolutions are padded, so all have the
 sides, as in TOTEM; `CausalEncoder` before the samples only; `PatchwiseEncoder` around each patch, which it encodes
 independently. F is the factor, the number of samples per vector.
 
-Between layers, the channels of a sample are next to each other in memory (`torch.channels_last` of [B, C, 1, L]), the
-layout in which oneDNN's convolutions are fastest; with the layout of [B, C, L] they copy their inputs and outputs.
+Between layers, the channels of a sample are next to each other in memory, [B, L, C].
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.errors import OptionError
+from tstk.kernels import convolve
 from tstk.nn.linear import linear
 
 STRIDES = {4: (2, 2), 8: (2, 2, 2), 12: (2, 2, 3), 16: (2, 2, 2, 2)}
@@ -52,31 +51,29 @@ class MaskedConv1d(nn.Conv1d):
         self.pad_width = pad_width
 
     def forward(self, x: Tensor, observed: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        """Convolve [B, in_channels, 1, L] to [B, out_channels, 1, L / stride], times `observed` [B, 1, L / stride].
+        """Convolve [B, L, in_channels] to [B, L / stride, out_channels], times `observed` [B, L / stride, 1].
 
         Both ends are padded like the left one, which is faster than a padded copy. So without `observed` and with less
         padding at the right, some more vectors follow at the end, on which those before do not depend.
 
         Args:
-            x: channels last
+            x: samples
             observed: 0 where nothing was observed, 1 elsewhere
-            relu: apply ReLU
+            relu: apply ReLU, unless the kernel size is 1
         """
-        left, stride = self.pad_width[0], self.stride[0]
-        if x.shape[1] == 1:  # so few channels are faster as a matrix product
-            windows = F.pad(x[:, 0, 0], self.pad_width).unfold(1, self.kernel_size[0], stride)
-            y = linear(windows, self.weight[:, 0], self.bias)
-            y = (y.relu_() if relu else y).transpose(1, 2)[:, :, None]
+        left, right = self.pad_width
+        if self.kernel_size == (1,):
+            y = linear(x, self.weight[:, :, 0], self.bias)
         else:
-            y = F.conv2d(x, self.weight[:, :, None], self.bias, (1, stride), (0, left))
-            y = y.relu_() if relu else y
-        return y if observed is None else _apply_mask(y[..., : observed.shape[-1]], observed)
+            (stride,), is_strict = self.stride, left != right
+            y = convolve(x, self.weight, self.bias, stride=stride, padding=left, relu=relu, strict=is_strict)
+        return y if observed is None else _apply_mask(y[:, : observed.shape[1]], observed)
 
 
 class ResidualStack(nn.Module):
     """Residual layers of a convolution of kernel size 3 and one of size 1, then ReLU; as in van den Oord et al. 2017.
 
-    As in the published code, the skip connection starts after the first ReLU.
+    As in the published code, the skip connection starts after the ReLU.
     """
 
     def __init__(self, dim: int, hidden: int, layers: int, pad_width: tuple[int, int]) -> None:
@@ -85,11 +82,10 @@ class ResidualStack(nn.Module):
         self.narrow = nn.ModuleList(MaskedConv1d(hidden, dim, 1, bias=False) for _ in range(layers))
 
     def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        """Map [B, dim, 1, L] to [B, dim, 1, L]; `x` is overwritten."""
+        """Map [B, L, dim] to [B, L, dim], both after ReLU."""
         for wide, narrow in zip(self.wide, self.narrow, strict=True):
-            x = x.relu_()
-            x = narrow(wide(x, relu=True)[..., : x.shape[-1]], observed).add_(x)
-        return x.relu_()
+            x = narrow(wide(x, relu=True)[:, : x.shape[1]], observed).add_(x).relu_()
+        return x
 
 
 class ConvEncoder(nn.Module):
@@ -124,12 +120,14 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Encode [B, C, F N] to [B, N, dim]; `observed` [B, 1, F N] is 0 where nothing was observed, 1 elsewhere."""
-        count, x = x.shape[-1] // self.factor, _to_channels_last(x)
+        count, x = x.shape[-1] // self.factor, x.transpose(1, 2).contiguous()
+        mask = None
         for conv, stride in zip(self.down, self.strides, strict=True):
             observed = None if observed is None else F.max_pool1d(observed, stride)
-            x = conv(x, observed, relu=True)
-        x = self.out(self.residual(self.conv(x, observed), observed), observed)
-        return x[:, :, 0, :count].transpose(1, 2)
+            mask = None if observed is None else observed.transpose(1, 2)
+            x = conv(x, mask, relu=True)
+        x = self.residual(self.conv(x, mask, relu=True), mask)
+        return self.out(x, mask)[:, :count]
 
 
 class CausalEncoder(ConvEncoder):
@@ -177,22 +175,18 @@ class ConvDecoder(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Decode [B, N, dim] to [B, C, F N]; `valid` [B, 1, N] is 0 for invalid vectors, 1 elsewhere."""
-        x = _apply_mask(_to_channels_last(x.transpose(1, 2)), valid)
-        x = self.residual(self.conv(x, valid), valid)
+        mask = None if valid is None else valid.transpose(1, 2)
+        x = self.conv(_apply_mask(x, mask), mask, relu=True)
+        x = self.residual(x, mask)
         for i, (conv, stride) in enumerate(zip(self.up, self.strides, strict=True)):
-            valid = None if valid is None else valid.repeat_interleave(stride, -1)
-            x = x if i == 0 else x.relu_()
+            mask = None if mask is None else mask.repeat_interleave(stride, 1)
             assert isinstance(conv, nn.ConvTranspose1d)
-            x = F.conv_transpose2d(x, conv.weight[:, :, None], conv.bias, (1, stride), (0, 1))
-            x = _apply_mask(x, valid)
-        return x[:, :, 0]
-
-
-def _to_channels_last(x: Tensor) -> Tensor:
-    """Return [B, C, L] as [B, C, 1, L] whose channels are next to each other in memory."""
-    return x[:, :, None].contiguous(memory_format=torch.channels_last)
+            relu = i + 1 < len(self.up)
+            x = convolve(x, conv.weight, conv.bias, stride=stride, padding=1, transposed=True, relu=relu)
+            x = _apply_mask(x, mask)
+        return x.transpose(1, 2)
 
 
 def _apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Multiply [B, C, 1, L] by a mask [B, 1, L]."""
-    return x if mask is None else x * mask[:, :, None].to(x.dtype)
+    """Multiply [B, L, C] by a mask [B, L, 1]."""
+    return x if mask is None else x * mask.to(x.dtype)
