@@ -118,6 +118,17 @@ def test_codes_depend_on_later_samples_with_published_padding_only(factor, paddi
         assert (first, last) == (44 - 15, 47 + 15)
 
 
+@torch.no_grad()
+def test_causal_vectors_depend_on_no_later_sample_even_in_their_rounding():
+    encoder = make_tokenizer(512, padding="causal", hidden=64, res_hidden=32).encoder.eval()
+    x = waves(16, 512).x  # so many that the kernel in C++ would take them
+    changed = x.clone()
+    changed[..., 308:] += 1e6
+    vectors, other = encoder(x), encoder(changed)
+    assert torch.equal(vectors[:, :77], other[:, :77])
+    assert not torch.equal(vectors[:, 77:], other[:, 77:])
+
+
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_what_was_not_observed_changes_nothing_and_padding_is_no_different(padding):
     tokenizer = make_tokenizer(padding=padding).eval()

@@ -23,7 +23,6 @@ def convolve(
     padding: int = 0,
     transposed: bool = False,
     relu: bool = False,
-    strict: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Convolve [B, L, C] to [B, (L + 2 padding - K) // stride + 1, D], as `torch.nn.functional.conv1d`.
@@ -38,7 +37,6 @@ def convolve(
         padding: zeros on both sides; if transposed, outputs to leave out on both sides
         transposed: whether the convolution is transposed
         relu: apply ReLU to the outputs
-        strict: an output must not depend on other samples than those that it covers, not even in its rounding
         backend: cpp, torch or reference; the first that supports the call if None
 
     Raises:
@@ -52,7 +50,7 @@ def convolve(
     samples, size = x.shape[1], weight.shape[2]
     if (samples - 1) * stride + size - 2 * padding < 1 if transposed else samples + 2 * padding < size:
         raise ValueError(f"convolve: no output of {samples} samples with a kernel of {size} and a padding of {padding}")
-    options = {"stride": stride, "padding": padding, "transposed": transposed, "relu": relu, "strict": strict}
+    options = {"stride": stride, "padding": padding, "transposed": transposed, "relu": relu}
     y: Tensor = convolution_op(x, weight, bias, backend=backend, **options)
     return y
 

@@ -1,7 +1,7 @@
 """C++ backend for AVX2 and AVX-512: minimal filtering (Winograd), half to two thirds of the products (`winograd.cpp`).
 
 Outputs agree with torch's up to rounding, and the rounding of an output depends on some samples around those that it
-covers: up to two more on either side.
+covers: up to three more on either side.
 """
 
 from __future__ import annotations
@@ -36,18 +36,10 @@ LIBRARY = Library(
 
 
 def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int,
-    padding: int,
-    transposed: bool,
-    relu: bool,
-    strict: bool = False,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int, padding: int, transposed: bool, relu: bool
 ) -> Tensor:
-    """See `tstk.kernels.convolution`; if `strict`, the outputs are torch's."""
-    y: Tensor = _Convolution.apply(x, weight, bias, _Call(stride, padding, transposed, relu, strict))
+    """See `tstk.kernels.convolution`."""
+    y: Tensor = _Convolution.apply(x, weight, bias, _Call(stride, padding, transposed, relu))
     return y
 
 
@@ -58,7 +50,6 @@ class _Call(NamedTuple):
     padding: int
     transposed: bool
     relu: bool
-    strict: bool
 
 
 class _Samples(NamedTuple):
@@ -88,9 +79,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:
         x, size = _make_readable(x), weight.shape[-1]
         b, samples, _ = x.shape
-        if call.strict:
-            y = convolution_op(x, weight, bias, backend="torch", **call._asdict())
-        elif call.transposed:
+        if call.transposed:
             y = x.new_empty(b, (samples - 1) * call.stride + size - 2 * call.padding, weight.shape[1])
             _spread(_Samples(x, 1, 0), weight, bias, y, call)
         else:

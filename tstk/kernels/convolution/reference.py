@@ -8,15 +8,7 @@ from torch.nn import functional as F
 
 
 def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int,
-    padding: int,
-    transposed: bool,
-    relu: bool,
-    strict: bool = False,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int, padding: int, transposed: bool, relu: bool
 ) -> Tensor:
     """See `tstk.kernels.convolution`."""
     dtype = torch.promote_types(x.dtype, torch.float32)

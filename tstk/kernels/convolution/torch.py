@@ -7,15 +7,7 @@ from torch import Tensor
 
 
 def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int,
-    padding: int,
-    transposed: bool,
-    relu: bool,
-    strict: bool = False,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int, padding: int, transposed: bool, relu: bool
 ) -> Tensor:
     """See `tstk.kernels.convolution`.
 
