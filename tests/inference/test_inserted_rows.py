@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support.hours import make_table, write_table
 from tests.support.shell import call
@@ -12,6 +13,7 @@ from tstk.data.datasets import name_series
 from tstk.data.load import load_data, read_splits
 from tstk.errors import DataError
 from tstk.inference.detect import detect, evaluate_detection, load_labels
+from tstk.inference.detection_methods import METHODS
 from tstk.inference.predict import embed, predict
 
 ROWS, GAP = 240, np.r_[50:60, 100, 215]
@@ -93,6 +95,25 @@ def test_labels_are_those_of_the_rows_of_the_file(table, masked, tmp_path):
         np.testing.assert_array_equal(read[0], labels[detection.recordings.first_row :])
         results = evaluate_detection(detection, read)
         assert results["masked"]["auroc"] == results["moving deviation"]["auroc"] == 1
+
+
+def test_samples_without_a_score_are_counted_by_their_cause_and_inserted_ones_are_not(
+    table, masked, tmp_path, monkeypatch
+):
+    assert detect(masked, str(table)).notes == []
+    lines = table.read_text().splitlines()
+    lines[11:13] = [line.partition(",")[0] + ",," for line in lines[11:13]]
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    create_score, *others = METHODS["masked"]
+
+    def create_broken_score(*args):
+        score = create_score(*args)
+        return lambda series, is_training: torch.where(series.x[:, :1] > 3000, torch.inf, score(series, is_training))
+
+    monkeypatch.setitem(METHODS, "masked", (create_broken_score, *others))
+    missing, broken = detect(masked, str(tmp_path / "data.csv"), method="masked", threshold=1.0).notes
+    assert missing == "missing samples, which have no score: 2"
+    assert broken.endswith("or what the run computes of them is not finite: 1")
 
 
 def test_labels_of_another_file_are_refused(table, masked, tmp_path):

@@ -82,10 +82,16 @@ class Detection(ShortRepr):
     baseline_window: int
     positions: list[NDArray[np.int64]] | None = None
 
-    def count_unscored(self) -> int:
-        """Return how many samples of the series have no score."""
+    def describe_unscored(self) -> list[str]:
+        """Return a note on the samples that are missing, and one on others without a score."""
         in_series = np.arange(self.scores.shape[1]) < self.recordings.ends.numpy()[:, None]
-        return int((np.isnan(self.scores) & in_series).sum())
+        is_missing = self.recordings.x.isnan().all(1).numpy()
+        counts = (int((np.isnan(self.scores) & in_series & kind).sum()) for kind in (is_missing, ~is_missing))
+        reasons = (
+            "missing samples, which have no score",
+            "samples without a score, as nothing before them was observed, or what the run computes of them is not finite",
+        )
+        return [f"{reason}: {count:,}" for count, reason in zip(counts, reasons, strict=True) if count]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the scores, as JSON types; rows of a table are those of its file.
@@ -192,9 +198,7 @@ def detect(
     detection = _drop_inserted(
         Detection(scores, channel_scores, threshold, used_quantile, name, events, recordings, [], training, window)
     )
-    if unscored := detection.count_unscored():
-        note = f"{unscored:,} samples have no score: they are missing, or nothing before them was observed"
-        detection.notes.append(note)
+    detection.notes += detection.describe_unscored()
     return detection
 
 
