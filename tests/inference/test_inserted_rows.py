@@ -113,7 +113,7 @@ def test_samples_without_a_score_are_counted_by_their_cause_and_inserted_ones_ar
     monkeypatch.setitem(METHODS, "masked", (create_broken_score, *others))
     missing, broken = detect(masked, str(tmp_path / "data.csv"), method="masked", threshold=1.0).notes
     assert missing == "missing samples, which have no score: 2"
-    assert broken.endswith("or what the run computes of them is not finite: 1")
+    assert broken.endswith("or what the run computes is not finite: 1")
 
 
 def test_labels_of_another_file_are_refused(table, masked, tmp_path):

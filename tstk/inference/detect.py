@@ -89,7 +89,7 @@ class Detection(ShortRepr):
         counts = (int((np.isnan(self.scores) & in_series & kind).sum()) for kind in (is_missing, ~is_missing))
         reasons = (
             "missing samples, which have no score",
-            "samples without a score, as nothing before them was observed, or what the run computes of them is not finite",
+            "samples without a score, as nothing before them was observed, or what the run computes is not finite",
         )
         return [f"{reason}: {count:,}" for count, reason in zip(counts, reasons, strict=True) if count]
 
