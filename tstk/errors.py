@@ -56,7 +56,16 @@ class UnknownNameError(TstkError):
 
 
 class OptionError(TstkError):
-    """An option does not exist or has an invalid value."""
+    """An option does not exist, has an invalid value, or cannot take effect.
+
+    Args:
+        message: one line
+        option: the flag that cannot take effect, where another layer than the user may have given it
+    """
+
+    def __init__(self, message: str = "", option: str = "") -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class IncompatibleError(TstkError):
@@ -68,11 +77,30 @@ class DataError(TstkError):
 
     What a message quotes of a file cannot break its line or reach the terminal: characters that are not printable are
     escaped, and the middle of a very long message is left out.
+
+    Args:
+        message: one line
+        option: the flag that names a column that is not there, or gives it a role that these data do not have
+        column: the name of that column
     """
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(self, message: str = "", option: str = "", column: str = "") -> None:
         text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
         super().__init__(text if len(text) <= 1500 else f"{text[:1000]} ... {text[-400:]}")
+        self.option, self.column = option, column
+
+
+class NotFiniteError(DataError):
+    """Losses, predictions or features are not finite, and no sample is too large to compute with.
+
+    Args:
+        fault: which of which series, and the cause as far as it is known
+        remedy: what to do
+    """
+
+    def __init__(self, fault: str = "", remedy: str = "") -> None:
+        super().__init__("; ".join(filter(None, (fault, remedy))))
+        self.fault = fault
 
 
 class CheckpointError(TstkError):

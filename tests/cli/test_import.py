@@ -1,6 +1,7 @@
 """`tstk import`: help, options, what is printed, and refusals."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -39,8 +40,7 @@ def test_a_run_is_written_and_what_is_left_and_what_to_do_next_is_printed(tstk, 
     assert done.exit_code == 0, done.output
     assert "left: momentum_encoder.* (36 tensors)" in done.stderr
     assert "tell the number of heads" not in done.stderr
-    assert "use it with: tstk embed runs/a --data FILE" in done.stdout
-    assert "tstk train --init-from runs/a --data FILE --head linear" in done.stdout
+    assert "  tstk embed runs/a --data FILE --out embeddings.npz\n" in done.stdout
     config = RunConfig.read("runs/a")
     assert (config.origin["options"], config.options("encoder")["heads"]) == ({"heads": 2}, 2)
     assert config.command == "tstk import timemae x.pt --heads 2 --out runs/a"
@@ -49,12 +49,24 @@ def test_a_run_is_written_and_what_is_left_and_what_to_do_next_is_printed(tstk, 
 
 def test_a_classifier_is_imported_and_predicts_its_classes(tstk, file):
     done = tstk("import", "timemae", file, "--classes", "a,b,c,d,e,f", "--out", "runs/a")
-    assert "use it with: tstk predict runs/a --data FILE" in done.stdout
+    assert "  tstk predict runs/a --data FILE --out predictions.csv\n" in done.stdout
     np.savez("x.npz", X=np.random.default_rng(0).normal(size=(8, 3, 40)), y=np.array(list("abcdefab")))
     done = tstk("eval", "runs/a", "--data", "x.npz", "--json")
     assert done.exit_code == 0, done.output
     assert '"accuracy"' in done.stdout
     assert "needs the training data of the run: runs/a was imported from x.pt" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--heads", 2], ["--classes", "a,b,c,d,e,f"]], ids=["pretraining", "classifier"])
+def test_the_commands_that_an_import_names_next_run_as_printed(tstk, file, words):
+    done = tstk("import", "timemae", file, *words, "--out", "my run")
+    np.savez("x.npz", X=np.random.default_rng(0).normal(size=(24, 3, 40)), y=np.array(list("abcdef") * 4))
+    commands = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith("  tstk ")]
+    assert len(commands) == 2
+    for command in commands:
+        command = ["x.npz" if word in ("FILE", "FILE_WITH_LABELS") else word for word in command]
+        done = tstk(*command[1:], *(["--epochs", 1, "--device", "cpu"] if command[1] == "train" else []))
+        assert done.exit_code == 0, (command, done.output)
 
 
 @pytest.mark.parametrize(

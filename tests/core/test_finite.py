@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tstk.errors import CheckpointError, DataError, TstkError
+from tstk.errors import CheckpointError, DataError, NotFiniteError, TstkError
 from tstk.inference.export import export
 from tstk.inference.predict import embed, predict, score
 from tstk.inference.tokenize import tokenize
@@ -75,7 +75,7 @@ def test_weights_that_become_nan_in_memory_are_named_when_they_predict(run):
     pipeline = load(run)
     with torch.no_grad():
         pipeline.head.classify.weight.fill_(torch.nan)
-    with pytest.raises(CheckpointError, match=r"values that are not finite: head\.classify\.weight; train"):
+    with pytest.raises(NotFiniteError, match=r"values that are not finite: head\.classify\.weight; train"):
         pipeline.predict(np.ones((1, 2, 20)))
     with pytest.raises(TstkError, match=r"so are the weights of head\.classify\.weight"):
         export(pipeline)

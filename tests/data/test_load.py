@@ -299,10 +299,10 @@ def test_rows_that_another_file_validates_on_are_trained_on(table):
 def test_a_table_too_short_for_its_windows_says_by_how_much(table):
     path, _ = table(100)
     with pytest.raises(
-        DataError, match="train rows 0 to 70: --context 96 and --horizon 96 take 192 rows, and there are 70"
+        DataError, match="train rows 1 to 70: --context 96 and --horizon 96 take 192 rows, and there are 70"
     ):
         load_data(path)
-    with pytest.raises(DataError, match="val rows 70 to 80: --context 8 and --horizon 12"):
+    with pytest.raises(DataError, match="val rows 71 to 80: --context 8 and --horizon 12"):
         load_data(path, DataConfig(context=8, horizon=12))
     with pytest.raises(OptionError, match="--horizon is 0"):
         load_data(path, DataConfig(horizon=0))

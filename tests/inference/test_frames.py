@@ -303,7 +303,7 @@ def test_a_search_says_in_one_line_that_it_needs_files(option, tmp_path):
 
 
 def test_too_few_rows_are_said_of_the_frame_and_not_of_a_file_that_is_gone(tmp_path):
-    with pytest.raises(DataError, match="data frame, train rows 0 to 14: --context 96"):
+    with pytest.raises(DataError, match="data frame, train rows 1 to 14: --context 96"):
         tstk.fit(data=make_table(20), head="forecast", **TINY, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

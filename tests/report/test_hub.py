@@ -31,12 +31,20 @@ def invoke(*words):
 def test_a_run_that_was_pushed_and_fetched_predicts_the_same_to_the_bit(hub, run, tmp_path):
     done = invoke("push", run, "me/gestures", "--license", "apache-2.0")
     assert done.exit_code == 0, done.output
-    assert "tstk predict hf://me/gestures" in done.output
+    assert "  tstk predict hf://me/gestures --data FILE --out predictions.csv\n" in done.output
     assert set(hub.commits[hub.branches["me/gestures", "main"]]) - {"README.md"} <= set(PUBLIC_FILES)
     here, there = tstk.load(run), tstk.load("hf://me/gestures")
     x = np.random.default_rng(0).normal(size=(5, *map(len, (here.channel_names,)), 20))
     assert np.array_equal(here.predict(x).probabilities, there.predict(x).probabilities)
     assert RunResult.read("hf://me/gestures").test == RunResult.read(run).test
+
+
+def test_a_run_that_predicts_nothing_is_embedded_with(hub, npz, tmp_path):
+    words = ["--data", npz, "--loss", "masked", "--steps", 1, "--device", "cpu", "--quiet", "--out", tmp_path / "run"]
+    assert invoke("train", *words).exit_code == 0
+    command = "tstk embed hf://me/gestures --data FILE --out embeddings.npz"
+    assert f"  {command}\n" in invoke("push", tmp_path / "run", "me/gestures").output
+    assert command in hub.commits[hub.branches["me/gestures", "main"]]["README.md"].decode()
 
 
 def test_training_starts_from_a_run_on_the_hub(hub, run, npz, tmp_path):

@@ -259,6 +259,11 @@ class RunResult:
         ]
         return "\n".join([f"RunResult({str(self.run_dir)!r}), {self.task} of {self.data}:", *lines])
 
+    def get_use_command(self, run: str) -> str:
+        """Return the command that applies the run, as the shell names it, to a file."""
+        verb, out = ("embed", "embeddings.npz") if self.task == "pretraining" else ("predict", "predictions.csv")
+        return f"tstk {verb} {run} --data FILE --out {out}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of result.json."""
         content = asdict(self)

@@ -31,6 +31,11 @@ SECTIONS = {
 }
 """Tables that are not slots -> dataclass or function that defines their options."""
 
+ROLE_OPTIONS = (
+    *("label_column", "label_separator", "target_columns", "group_column", "id_column", "time_column"),
+    *("channel_columns", "drop_columns", "reader"),
+)
+"""Options of `data` that say what the columns or arrays of a file are: those of a run hold for like files too."""
 MODEL_OPTIONS = ("channels", "instance_norm", "unbiased_norm", "linear_map")
 """Options of `pipeline` that belong to the model: a trained run keeps them."""
 
@@ -312,10 +317,19 @@ def _inherit_run(run_dir: str, layers: Sequence[tuple[str, dict[str, Table]]], c
 def _inherit_data(
     trained_data: Table, layers: Sequence[tuple[str, dict[str, Table]]], same_task: bool
 ) -> dict[str, Table]:
-    """Return the `data` table that a run passes on: all of it, or only `resize` if a layer selects other data."""
-    if any(tables.get("data", {}).get("use") for _, tables in layers):
+    """Return the `data` table that a run passes on: if a layer selects other data, `resize` and the roles of columns.
+
+    `read_data` leaves out those roles that the other data do not have.
+    """
+    tables_of_data = [tables.get("data", {}) for _, tables in layers]
+    if any(table.get("use") for table in tables_of_data):
         # components that were trained on series of one length need series of that length
-        return {"data": {"resize": trained_data["resize"]}} if trained_data.get("resize") else {}
+        names = ["resize", *ROLE_OPTIONS]
+        targets = ("label_column", "label_separator", "target_columns")
+        if any(table.get(name) is not None for table in tables_of_data for name in targets):
+            names = [name for name in names if name not in targets]
+        kept = {name: trained_data[name] for name in names if trained_data.get(name)}
+        return {"data": kept} if kept else {}
     data = dict(trained_data)
     if not same_task:  # pretraining may read the test split, without its labels, and single channels; the next task not
         if data.get("train_data") == "test":

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tstk.core.types import Series
-from tstk.errors import CheckpointError, DataError
+from tstk.errors import DataError, NotFiniteError
 
 MAX_STANDARDIZED = 1e18
 """Largest standardized sample: the square of a larger one, summed over a series, overflows float32."""
+NOT_FINITE, TOO_LARGE = 1, 2
+"""Why a row is bad: an output that is not finite, or a sample that is too large."""
 
 
 def find_overflow(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -25,19 +27,20 @@ def find_overflow(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (((x - mean) / std).abs() > MAX_STANDARDIZED).flatten(1).any(1)
 
 
-def find_bad_rows(series: Series, outputs: Tensor | None, mean: Tensor, std: Tensor) -> Tensor:
-    """Return [B] bool on the CPU, True for series that are too large for float32 or whose output is not finite.
+def find_bad_rows(series: Series, outputs: Sequence[Tensor | None], mean: Tensor, std: Tensor) -> Tensor:
+    """Return [B] uint8 on the CPU: 0, `NOT_FINITE` for series whose output is not, `TOO_LARGE` for their samples.
 
     Args:
         series: the batch
-        outputs: [B, ...] what was computed from it
+        outputs: what was computed from it, each [B, ...]
         mean: see `find_overflow`
         std: see `find_overflow`
     """
-    is_bad = find_overflow(series.x, mean, std)
-    if outputs is not None:
-        is_bad = is_bad | ~outputs.isfinite().reshape(len(is_bad), -1).all(1)
-    return is_bad.cpu()
+    code = find_overflow(series.x, mean, std).to(torch.uint8) * TOO_LARGE
+    for output in outputs:
+        if output is not None:
+            code |= (~output.isfinite()).reshape(len(code), -1).any(1).to(torch.uint8) * NOT_FINITE
+    return code.cpu()
 
 
 def name_by_number(index: int) -> str:
@@ -52,7 +55,7 @@ def check_rows(
     quantity: str,
     name_series: Callable[[int], str] = name_by_number,
 ) -> None:
-    """Raise an error that names the first bad row, or the weights if they are not finite.
+    """Raise an error that names the first bad row, and the cause: its samples, or weights that are not finite.
 
     Args:
         bad_rows: of each batch, from `find_bad_rows`
@@ -62,18 +65,21 @@ def check_rows(
         name_series: returns how the message names the series at an index
 
     Raises:
-        CheckpointError: a weight is not finite
-        DataError: a row is bad
+        DataError: the samples of a row are too large
+        NotFiniteError: an output is not finite for another reason
     """
-    is_bad = torch.cat(list(bad_rows))
-    rows = is_bad.nonzero().flatten().tolist()
+    codes = torch.cat(list(bad_rows))
+    rows = codes.nonzero().flatten().tolist()
     if not rows:
         return
+    fault = f"{source}: {quantity} of {len(rows)} of {len(codes)} series are not finite, {name_series(rows[0])} first"
     if names := describe_bad_weights(pipeline.state_dict()):
-        raise CheckpointError(f"the weights hold values that are not finite: {names}; train the run again")
-    raise DataError(
-        f"{source}: {quantity} of {len(rows)} of {len(is_bad)} series are not finite, {name_series(rows[0])} first; "
-        "its samples are damaged or too large: fix, rescale or remove it"
+        raise NotFiniteError(f"{fault}, as the weights hold values that are not finite: {names}", "train the run again")
+    if codes[rows[0]] & TOO_LARGE:
+        raise DataError(f"{fault}; its samples are damaged or too large: fix, rescale or remove it")
+    raise NotFiniteError(
+        f"{fault}, though its samples and the weights are",
+        "a component divides by zero or overflows: correct it, or remove the series",
     )
 
 

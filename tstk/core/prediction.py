@@ -46,7 +46,6 @@ def predict_batches(
 
     Raises:
         DataError: the prediction of a series is not finite
-        CheckpointError: a weight is not finite
     """
     outputs, sample_paths, bad_rows, length = [], [], [], 0
     with eval_mode(pipeline):
@@ -55,9 +54,11 @@ def predict_batches(
             assert step_output.head_output is not None
             outputs.append(step_output.head_output.cpu())
             length = max(length, series.x.shape[-1])
-            bad_rows.append(find_bad_rows(series.to("cpu"), outputs[-1], pipeline.mean.cpu(), pipeline.std.cpu()))
-            if num_samples is not None and step_output.forecast_samples is not None:
-                sample_paths.append(step_output.forecast_samples.cpu())
+            paths = None if step_output.forecast_samples is None else step_output.forecast_samples.cpu()
+            computed = [outputs[-1], None if paths is None else paths.transpose(0, 1)]
+            bad_rows.append(find_bad_rows(series.to("cpu"), computed, pipeline.mean.cpu(), pipeline.std.cpu()))
+            if num_samples is not None and paths is not None:
+                sample_paths.append(paths)
     check_rows(bad_rows, pipeline, source, "predictions", name_series)
     if pipeline.task is None:
         raise OptionError("this pipeline was built for no task; set `Spec.task`, such as task='classification'")
@@ -75,26 +76,27 @@ def map_batches(
     *,
     source: str = "x",
     name_series: Callable[[int], str] = name_by_number,
+    quantity: str = "embeddings",
 ) -> Tensor:
     """Apply a function to batches on the device of the pipeline, in eval mode; return the rows of all on the CPU.
 
     Args:
         pipeline: its mode is restored afterwards
         batches: in the units of the data
-        function: returns one embedding per series
+        function: returns one embedding, or other output, per series
         source: where the series come from, for messages
         name_series: returns how messages name the series at an index
+        quantity: what is computed, for messages
 
     Raises:
-        DataError: the embedding of a series is not finite
-        CheckpointError: a weight is not finite
+        DataError: the output of a series is not finite
     """
     vectors, bad_rows = [], []
     with eval_mode(pipeline):
         for series in batches:
             vectors.append(function(series.to(pipeline.mean.device)).cpu())
-            bad_rows.append(find_bad_rows(series.to("cpu"), vectors[-1], pipeline.mean.cpu(), pipeline.std.cpu()))
-    check_rows(bad_rows, pipeline, source, "embeddings", name_series)
+            bad_rows.append(find_bad_rows(series.to("cpu"), [vectors[-1]], pipeline.mean.cpu(), pipeline.std.cpu()))
+    check_rows(bad_rows, pipeline, source, quantity, name_series)
     return torch.cat(vectors)
 
 

@@ -96,7 +96,9 @@ class NamedArrays:
         known = [SPLIT_SUFFIX.sub("", other) for other in self.openers]
         raise DataError(
             f"{self.source}: {OPTIONS[role]} {name}: no array called {name + self.suffix!r}; it holds: "
-            f"{', '.join(self.openers)}.{did_you_mean(name, known)}"
+            f"{', '.join(self.openers)}.{did_you_mean(name, known)}",
+            OPTIONS[role],
+            name,
         )
 
     def open(self, name: str) -> Array:

@@ -149,11 +149,13 @@ def is_readable(path: Path, reader: str, *, is_optional: bool) -> bool:
     if is_optional:
         return False
     if not entry.provides:
-        raise OptionError(f"--reader {reader}: reads folders or several files, which it finds; name that of the files")
+        message = f"--reader {reader}: reads folders or several files, which it finds; name that of the files"
+        raise OptionError(message, "--reader")
     names = " and ".join(other.name for other in readers[suffix])
     raise OptionError(
         f"--reader {reader} has no meaning for {path}: {suffix} is read by {names}, and {reader} reads "
-        f"{', '.join(sorted(entry.provides))}"
+        f"{', '.join(sorted(entry.provides))}",
+        "--reader",
     )
 
 

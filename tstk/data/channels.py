@@ -32,7 +32,9 @@ def choose_channels(
                 kind = "channel or array" if role == "drop" and other_names else "channel"
                 raise DataError(
                     f"{source}: {OPTIONS[role]} {name}: no {kind} of this name; the channels are {', '.join(names)}."
-                    f"{did_you_mean(name, known)}"
+                    f"{did_you_mean(name, known)}",
+                    OPTIONS[role],
+                    name,
                 )
             if names.count(name) > 1:
                 raise DataError(f"{source}: {OPTIONS[role]} {name}: several channels have this name; rename them")

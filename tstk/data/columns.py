@@ -60,7 +60,7 @@ class ColumnRoles:
             value = getattr(self, name)
             if value and name not in supported and name not in self.optional:
                 text = ",".join(value) if isinstance(value, tuple) else value
-                raise DataError(f"{source}: {option} {text} has no meaning {reason}")
+                raise DataError(f"{source}: {option} {text} has no meaning {reason}", option)
 
     def for_other_data(self, label: str | None = None, reader: Mapping[str, Any] | None = None) -> ColumnRoles:
         """Return the roles for data that a trained model is applied to, where all but samples may be missing.

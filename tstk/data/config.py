@@ -190,7 +190,8 @@ class DataConfig:
             if item.name in names and value != item.default:
                 text = value["use"] if isinstance(value, dict) else value
                 text = "" if value is True else f" {','.join(value) if isinstance(value, tuple) else text}"
-                raise OptionError(f"--{item.name.replace('_', '-')}{text} has no meaning {reason}")
+                option = f"--{item.name.replace('_', '-')}"
+                raise OptionError(f"{option}{text} has no meaning {reason}", option)
 
     def reject_except(self, reason: str, *names: str) -> None:
         """Refuse all options but those of these names, as `reject` does."""

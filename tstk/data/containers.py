@@ -57,6 +57,8 @@ class SeriesSet(ShortRepr):
             begins. In order if None
         times: of the samples of each series, if the file has them
         sampling_rates: N rates in Hz, if the files have them and no times
+        file_rows: of each series [T_i] the row of its file that each sample is, from 0, and -1 for those that were
+            inserted; None if none were, or a row holds more than a sample
 
     Raises:
         DataError: the shapes disagree, there is no series, or a series is entirely missing or infinite
@@ -77,6 +79,7 @@ class SeriesSet(ShortRepr):
     recordings: NDArray[np.int64] | None = None
     times: list[Times] | None = None
     sampling_rates: list[float] | None = None
+    file_rows: list[NDArray[np.int64]] | None = None
 
     def __post_init__(self) -> None:
         source, shape = self.source, self.x.shape
@@ -184,7 +187,7 @@ class SeriesSet(ShortRepr):
             for channel, is_observed, samples in zip(series, observed, resized_series, strict=True):
                 if is_observed.any():
                     samples[:] = np.interp(positions, np.flatnonzero(is_observed), channel[is_observed])
-        return replace(self, x=resized, sample_labels=labels, times=None, sampling_rates=None)
+        return replace(self, x=resized, sample_labels=labels, times=None, sampling_rates=None, file_rows=None)
 
     def select(self, index: NDArray[np.int64]) -> SeriesSet:
         """Return the series at `index` [M], with all that belongs to them."""
@@ -194,7 +197,7 @@ class SeriesSet(ShortRepr):
         subset.sample_labels = None if self.sample_labels is None else self.sample_labels[index]
         subset.recordings = None if self.recordings is None else self.recordings[index]
         subset.rows = index if self.rows is None else self.rows[index]
-        for name in ("y", "groups", "ids", "times", "sampling_rates"):
+        for name in ("y", "groups", "ids", "times", "sampling_rates", "file_rows"):
             values = getattr(self, name)
             setattr(subset, name, None if values is None else [values[i] for i in index.tolist()])
         return subset
@@ -222,12 +225,15 @@ def describe_series(row: int, recording: int | None, name: str | None) -> str:
     """Return how messages name a series.
 
     Args:
-        row: its place in its file, or in the recording of which it is a window, from 0
+        row: its place in its file, or in the recording of which it is a window, from 0; -1 if it begins with an
+            inserted row, whose time is then the id of a window of a table
         recording: place of this recording in its file, from 0; None if the series is no window
         name: the id, if there is one
     """
-    number, window = (row, "") if recording is None else (recording, f", window from sample {row + 1} on")
-    return f"series {number + 1}" + ("" if name is None else f" (id {name})") + window
+    suffix = "" if name is None else f" (id {name})"
+    if recording is None:
+        return (f"series {row + 1}" if row >= 0 else "the series from an inserted row on") + suffix
+    return f"series {recording + 1}{suffix}, window from {f'sample {row + 1}' if row >= 0 else 'an inserted row'} on"
 
 
 def _find_padding(x: Samples) -> NDArray[np.bool_]:
@@ -250,8 +256,7 @@ class Table(ShortRepr):
         classes: names of these classes
         sampling_rate: in Hz, if the file has it and no times
         name: of the series of a set that this is, see `list_tables`; None if it is a file of its own
-        file_rows: [T] place of each row in its file, from 0, of which those that were inserted have none; None if none
-            were
+        file_rows: [T] place of each row in its file, from 0, and -1 for those that were inserted; None if none were
 
     Raises:
         DataError: there are no rows, a column of a file is empty, a value is infinite, or the times run backwards
@@ -291,6 +296,10 @@ class Table(ShortRepr):
             if backward.size:
                 raise DataError(f"{self.source}: row {backward[0] + 2} is dated before the row above it; sort the rows")
 
+    def count_file_rows(self, stop: int) -> int:
+        """Return how many of the rows before `stop` the file has, so that inserted ones are not counted."""
+        return stop if self.file_rows is None else int((self.file_rows[:stop] >= 0).sum())
+
     def select_rows(self, start: int, stop: int) -> Table:
         """Return the rows from `start` to before `stop`, with all that belongs to them."""
         return replace(
@@ -318,8 +327,17 @@ def list_tables(data: SeriesSet | Table) -> list[Table]:
         for series in x:
             times = None if data.times is None else data.times[len(tables)]
             end = np.flatnonzero(~np.isnan(series).all(0))[-1] + 1 if times is None else len(times.values)
-            tables.append(Table(series[:, :end].T, data.source, channels, times, name=names[len(tables)]))
+            places = None if data.file_rows is None else count_rows(data.file_rows[len(tables)][:end])
+            tables.append(
+                Table(series[:, :end].T, data.source, channels, times, name=names[len(tables)], file_rows=places)
+            )
     return tables
+
+
+def count_rows(file_rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the places [T] of the samples of a series among those that its file has, from 0; -1 of inserted ones."""
+    is_in_file = file_rows >= 0
+    return np.where(is_in_file, is_in_file.cumsum() - 1, -1)
 
 
 def pad_series(series: Sequence[Samples], source: str) -> Samples:

@@ -189,7 +189,8 @@ class Segment:
         first_row: place of the first one in its file or series, from 0
         times: of the rows, or None
         name: of the series; None where the table has no other
-        file_rows: place of each row in its file, from 0; None if rows follow each other from the first one
+        file_rows: place of each row in its file or series, from 0, and -1 for those that were inserted; None if rows
+            follow each other from the first one
     """
 
     num_rows: int
@@ -197,6 +198,10 @@ class Segment:
     times: Times | None = None
     name: str | None = None
     file_rows: NDArray[np.int64] | None = None
+
+    def get_file_rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places in the file or series of rows [M] of the segment; -1 for those that were inserted."""
+        return self.first_row + places if self.file_rows is None else self.file_rows[places]
 
 
 class WindowDataset(ShortRepr):
@@ -226,8 +231,8 @@ class WindowDataset(ShortRepr):
         before = torch.tensor([0, *(segment.num_rows for segment in self.segments[:-1])]).cumsum(0)
         self._starts = torch.cat(starts)
         self._table_starts = self._starts + before[self._segment_index]
-        first_rows = torch.tensor([segment.first_row for segment in self.segments])
-        self.rows: Tensor | None = self._starts + first_rows[self._segment_index]
+        rows = [segment.get_file_rows(n.numpy()) for segment, n in zip(self.segments, starts, strict=True)]
+        self.rows: Tensor | None = torch.from_numpy(np.concatenate(rows))
         self.lengths = torch.full((len(self),), context)
 
     @property
@@ -274,8 +279,7 @@ class WindowDataset(ShortRepr):
         if segment.name is not None and segment.times is not None:
             return f"series {segment.name}, time {segment.times[place : place + 1].write()[0]}"
         series = "" if segment.name is None else f"series {segment.name}, "
-        file_row = segment.first_row + place if segment.file_rows is None else int(segment.file_rows[place])
-        return f"{series}row {file_row + 1}"
+        return f"{series}row {int(segment.get_file_rows(np.array([place]))[0]) + 1}"
 
     def get_times(self, row: int, length: int) -> NDArray[Any] | None:
         """Return the times of the first `length` rows of a window and its targets, as clocks show them; or None."""

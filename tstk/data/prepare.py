@@ -37,6 +37,9 @@ from tstk.errors import DataError, DataNoteWarning, OptionError, warn_user
 
 DEFAULT_WINDOW = 96
 """Default rows of a table in a context and in a horizon."""
+NO_TEST_NOTE = (
+    "there is no test split, so there are no test scores: --test-fraction 0.2 holds one out, --test-data FILE names one"
+)
 
 
 def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: DataConfig) -> DataModule:
@@ -71,23 +74,14 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     _check_targets(series_sets, splits, task)
     conditioning_dims = _add_conditioning(splits, series_sets, config)
     notes = [*_collect_notes(series_sets), *filter(None, [task_note])]
-    notes += describe_offset(train.x, channels, offset) + _describe_label_leaks(splits["train"])
-    notes += describe_far_values(splits["train"].x, channels, offset)
-    notes += describe_repeated_extremes(splits["train"].x, channels, offset)
-    split_description, note = _add_validation_split(name, splits, series_sets, config)
-    if test_description:
-        split_description, note = f"{test_description}; {split_description}", f"{test_description}; {note}"
-    notes.append(note)
-    if task is not None and test is None:
-        notes.append(
-            "there is no test split, so there are no test scores: --test-fraction 0.2 holds one out, --test-data FILE "
-            "names one"
-        )
+    notes += _describe_values(train, splits["train"], channels, offset)
+    test_part = f"{test_description}; " if test_description else ""
+    split_description, note = (test_part + s for s in _add_validation_split(name, splits, series_sets, config))
+    notes += [note, *[NO_TEST_NOTE] * (task is not None and test is None)]
     mean, std = _compute_standardization(splits["train"].x, config.standardize)
     for split in [split for split in ("val", "test") if split in series_sets]:
         _reject_overflow(splits[split], mean, std, series_sets[split].source)
-    if config.label_fraction < 1:
-        notes.append(_subsample_labels(name, splits, config))
+    notes += [_subsample_labels(name, splits, config)] if config.label_fraction < 1 else []
     notes += _describe_series(splits, target_type, names, channels) + overlap
     return DataModule(
         name=name,
@@ -151,6 +145,15 @@ def split_series(
 def _collect_notes(parts: Mapping[str, Any]) -> list[str]:
     """Return the notes of readers, each once."""
     return list(dict.fromkeys(part.note for part in parts.values() if part.note))
+
+
+def _describe_values(
+    train: SeriesSet, dataset: SeriesDataset, channels: tuple[str, ...], offset: NDArray[np.float64] | None
+) -> list[str]:
+    """Return notes on the training series, as they were read and as a data set: offset, leaks, and unusual values."""
+    notes = describe_offset(train.x, channels, offset) + _describe_label_leaks(dataset)
+    notes += describe_far_values(dataset.x, channels, offset)
+    return notes + describe_repeated_extremes(dataset.x, channels, offset)
 
 
 def _describe_series(
@@ -349,7 +352,8 @@ def _split_windows(
             ]
             first = tables["train"][0]
             source = f"{first.source}, {split}"
-            source += f" rows {ends[0][number]} to {ends[0][number + 1]}" * (first.name is None)
+            start, stop = map(first.count_file_rows, ends[0][number : number + 2])
+            source += f" rows {start + 1} to {stop}" * (first.name is None)
         split_stride = 1 if split == "test" else stride
         splits[split], split_notes = _build_windows(rows, source, offset, context, horizon, split_stride)
         notes += split_notes

@@ -151,9 +151,12 @@ def insert_missing_samples(series_set: SeriesSet) -> SeriesSet:
     for i, places in enumerate(positions):
         x[i][:, places] = series_set.x[i][:, : len(places)]
     times = [insert_times(t, p, step[1]) for t, p in zip(series_set.times, positions, strict=True)]
+    rows = series_set.file_rows or [np.arange(len(places)) for places in positions]
+    file_rows = [_spread_rows(r, p) for r, p in zip(rows, positions, strict=True)]
     note = f"{sum(counts):,} missing rows of {np.count_nonzero(counts)} series are inserted without samples"
     note += f", so that steps are {format_step(step)}"
-    return replace(series_set, x=x, times=times, note="; ".join(filter(None, (series_set.note, note))))
+    note = "; ".join(filter(None, (series_set.note, note)))
+    return replace(series_set, x=x, times=times, file_rows=file_rows, note=note)
 
 
 def _find_positions(times: Times, step: Step, series_set: SeriesSet, index: int) -> NDArray[np.int64]:
@@ -220,12 +223,16 @@ def insert_missing_rows(table: Table) -> Table:
     values = np.full((num_rows, table.values.shape[1]), np.nan, table.values.dtype)
     values[positions] = table.values
     note = f"{num_rows - len(positions):,} missing rows are inserted without samples, so that steps are {step}"
-    note += "; numbers of rows count them"
-    times, file_rows = insert_times(table.times, positions), np.full(num_rows, -1)
-    file_rows[positions] = np.arange(len(positions))
-    return replace(
-        table, values=values, times=times, file_rows=file_rows, note="; ".join(filter(None, (table.note, note)))
-    )
+    note = "; ".join(filter(None, (table.note, note)))
+    times, file_rows = insert_times(table.times, positions), _spread_rows(np.arange(len(positions)), positions)
+    return replace(table, values=values, times=times, file_rows=file_rows, note=note)
+
+
+def _spread_rows(rows: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of the file [N] at their positions [N], and -1 at those between them."""
+    spread = np.full(int(positions[-1]) + 1, -1)
+    spread[positions] = rows
+    return spread
 
 
 def _write(times: Times, row: int) -> str:

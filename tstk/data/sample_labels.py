@@ -69,7 +69,10 @@ def _read_column(path: Path, name: str | None, csv_options: Mapping[str, Any] | 
         return _read_parquet_column(path, name)
     frame, _, _ = read_frame(path, **(csv_options or {}))
     if name is not None and name not in frame.names:
-        raise DataError(f"{path}: no column called {name!r} for --sample-labels.{did_you_mean(name, frame.names)}")
+        raise DataError(
+            f"{path}: no column called {name!r} for --sample-labels; it has "
+            f"{', '.join(frame.names)}.{did_you_mean(name, frame.names)}"
+        )
     column = len(frame.names) - 1 if name is None else frame.names.index(name)
     cells = [frame.number_format.to_plain(cell) for cell in frame.columns[column].to_pylist()]
     return np.asarray(np.nan_to_num(parse_floats(cells, f"{path}, column {frame.names[column]!r}")) != 0)
@@ -83,7 +86,10 @@ def _read_parquet_column(path: Path, name: str | None) -> NDArray[np.bool_]:
     try:
         header = pq.read_schema(path).names
         if name is not None and name not in header:
-            raise DataError(f"{path}: no column called {name!r} for --sample-labels.{did_you_mean(name, header)}")
+            raise DataError(
+                f"{path}: no column called {name!r} for --sample-labels; it has "
+                f"{', '.join(header)}.{did_you_mean(name, header)}"
+            )
         column = pq.read_table(path, columns=[name or header[-1]]).column(0)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a parquet file that can be read ({error}); write it again") from None

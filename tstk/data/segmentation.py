@@ -99,6 +99,7 @@ def cut_recordings(series_set: SeriesSet, length: int, stride: int, first_row: i
         sample_labels=labels,
         times=None,
         sampling_rates=None,
+        file_rows=None,
         note="; ".join(notes),
         ids=None if ids is None else [ids[row] for row in rows.tolist()],
         groups=None if groups is None else [groups[row] for row in rows.tolist()],

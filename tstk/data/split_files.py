@@ -142,7 +142,7 @@ def _split_table(data: Table, config: DataConfig) -> tuple[dict[str, Table], lis
     parts = {}
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         if stop > start:
-            source = f"{data.source}, rows {start + 1} to {stop}"
+            source = f"{data.source}, rows {data.count_file_rows(start) + 1} to {data.count_file_rows(stop)}"
             parts[split] = replace(data, source=source, note="").select_rows(start, stop)
     return parts, [data.note, description]
 

@@ -28,16 +28,16 @@ def resolve_split_boundaries(tables: Mapping[str, Table], config: DataConfig) ->
         OptionError: `val_fraction` is given and cannot take effect
     """
     num_rows = len(tables["train"].values)
-    description = ""
+    count = tables["train"].count_file_rows
     if config.test_fraction is not None or config.folds is not None:
         if "test" in tables:
             config.reject(f"here: there is a test split, {tables['test'].source}", "test_fraction", "folds")
-        ends, description = _hold_out_rows(num_rows, "val" in tables, config)
+        ends, description = _hold_out_rows(tables["train"], "val" in tables, config)
     elif "test" in tables:
         val_fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
         train_end = num_rows if "val" in tables else num_rows - round(val_fraction * num_rows)
         ends = (train_end, num_rows, num_rows)
-        description = f"test from {tables['test'].source}; {train_end} of {num_rows} rows to train"
+        description = f"test from {tables['test'].source}; {count(train_end)} of {count(num_rows)} rows to train"
     else:
         ends, description = split_boundaries(tables["train"])
     if "val" in tables:
@@ -50,12 +50,13 @@ def resolve_split_boundaries(tables: Mapping[str, Table], config: DataConfig) ->
     return ends, description
 
 
-def _hold_out_rows(num_rows: int, has_val: bool, config: DataConfig) -> tuple[tuple[int, int, int], str]:
+def _hold_out_rows(table: Table, has_val: bool, config: DataConfig) -> tuple[tuple[int, int, int], str]:
     """Return the rows at which training, validation and test end, and a description.
 
     The test rows are the last ones, or those of a fold: of K + 1 blocks of rows the last K are folds, and those before
     a fold are trained and validated on, so no model sees the future of its test rows.
     """
+    num_rows, count = len(table.values), table.count_file_rows
     if config.folds is not None:
         assert config.fold is not None
         size = num_rows // (config.folds + 1)
@@ -67,7 +68,10 @@ def _hold_out_rows(num_rows: int, has_val: bool, config: DataConfig) -> tuple[tu
     test_start = test_end - size
     val_fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
     train_end = test_start if has_val else test_start - round(val_fraction * test_start)
-    description = f"{title}: rows {test_start + 1} to {test_end} of {num_rows}; the first {train_end} to train"
+    description = (
+        f"{title}: rows {count(test_start) + 1} to {count(test_end)} of {count(num_rows)}; the first "
+        f"{count(train_end)} to train"
+    )
     return (train_end, test_start, test_end), description
 
 
@@ -93,8 +97,9 @@ def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, Ser
         if split in tables and split != "train":
             table, first_row = tables[split], 0
         else:
-            whole = replace(tables["train"], source=f"{tables['train'].source}, rows {start + 1} to {stop}")
-            table, first_row = whole.select_rows(start, stop), start
+            whole = tables["train"]
+            source = f"{whole.source}, rows {whole.count_file_rows(start) + 1} to {whole.count_file_rows(stop)}"
+            table, first_row = replace(whole, source=source).select_rows(start, stop), start
         if table.note in notes:  # once for all splits
             table = replace(table, note="")
         notes.add(table.note)
@@ -121,7 +126,7 @@ def extract_windows(table: Table, length: int, stride: int, first_row: int = 0) 
         table: the rows
         length: rows of each series
         stride: rows from one series to the next
-        first_row: place of the first row of the table in its file, from 0
+        first_row: place of the first row of the table in its file, from 0, if the table does not know it
 
     Raises:
         DataError: the table has fewer rows than `length`
@@ -147,5 +152,5 @@ def extract_windows(table: Table, length: int, stride: int, first_row: int = 0) 
         channels=table.channels,
         note="; ".join(notes),
         ids=None if table.times is None else table.times[starts].write(),
-        rows=first_row + starts,
+        rows=first_row + starts if table.file_rows is None else table.file_rows[starts],
     )

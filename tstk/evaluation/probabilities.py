@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.config.records import Calibration, ClassificationScores
-from tstk.core.prediction import eval_mode
+from tstk.core.prediction import map_batches
+from tstk.core.types import Series
+from tstk.data.datasets import name_series
 from tstk.errors import DataError, OptionError
 from tstk.evaluation.calibration import (
     Rate,
@@ -34,7 +37,7 @@ CALIBRATED_SCORES = ("log_loss", "brier", "ece")
 
 
 def evaluate_classifier(
-    pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int = 256, source: str | None = None
+    pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int = 256, source: str = "x"
 ) -> tuple[dict[str, float], Array]:
     """Compute the metrics of `evaluate` and, in the same pass, the logits [N, K] of a split, not calibrated."""
     logits: list[Tensor] = []
@@ -42,22 +45,27 @@ def evaluate_classifier(
     return scores, torch.cat(logits).numpy()
 
 
-def predict_logits(pipeline: Pipeline, split: Split, batch_size: int = 256) -> Array:
+def predict_logits(pipeline: Pipeline, split: Split, batch_size: int = 256, *, source: str = "x") -> Array:
     """Return the logits [N, K] of a split, not calibrated.
 
     Args:
         pipeline: a classifier; its mode is restored afterwards
         split: the series to classify
         batch_size: series at a time; with independent channels every channel counts as a series
+        source: where the series come from, for messages
+
+    Raises:
+        DataError: the logits of a series are not finite
     """
+
+    def predict(series: Series) -> Tensor:
+        output = pipeline.predict_step(series.replace(y=None)).head_output
+        assert output is not None
+        return output.float()
+
     rows = max(1, batch_size // pipeline.spec.channels) if pipeline.channel_independent else batch_size
-    logits = []
-    with eval_mode(pipeline):
-        for series in iter_batches(split, rows, pipeline.mean.device):
-            output = pipeline.predict_step(series.replace(y=None)).head_output
-            assert output is not None
-            logits.append(output.float().cpu())
-    return torch.cat(logits).numpy()
+    batches, name = iter_batches(split, rows, "cpu"), partial(name_series, split)
+    return map_batches(pipeline, batches, predict, source=source, name_series=name, quantity="predictions").numpy()
 
 
 def is_classifier(pipeline: Pipeline) -> bool:
@@ -95,7 +103,7 @@ def calibrate(pipeline: Pipeline, val: Split) -> Calibration:
         pipeline: a classifier
         val: series that it was not trained on
     """
-    logits = predict_logits(pipeline, val)
+    logits = predict_logits(pipeline, val, source="validation split")
     targets = np.full(len(val), -1) if val.y is None else val.y.numpy()
     try:
         temperature = fit_temperature(logits, targets)
@@ -166,7 +174,7 @@ def apply_threshold(
     assert val.y is not None
     assert split.y is not None
     temperature = get_temperature(pipeline)
-    val_logits = predict_logits(pipeline, val, batch_size)
+    val_logits = predict_logits(pipeline, val, batch_size, source="validation split")
     val_positive, positive = (softmax(x, temperature)[:, 1] for x in (val_logits, logits))
     threshold = choose_threshold(val.y.numpy(), val_positive, rate, minimum)
     scores, intervals, resampling = score_threshold(split.y.numpy(), positive, threshold, split.groups, seed=seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,20 @@ from torch import Tensor
 from tstk.config.records import RunConfig
 from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
+from tstk.core.prediction import map_batches
 from tstk.core.task import TARGET_DESCRIPTIONS, Baselines, get_task
 from tstk.core.types import Series, Split
 from tstk.data.catalog import is_readable, locate, split_names
 from tstk.data.columns import Reader
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
-from tstk.data.datasets import SeriesDataset
+from tstk.data.datasets import SeriesDataset, name_series
 from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data
 from tstk.data.scale import describe_other_data
 from tstk.data.splits import subsample_per_class
 from tstk.data.targets import get_strata
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataError, NotFiniteError, OptionError
 from tstk.evaluation.classification import classification_metrics
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
@@ -176,13 +178,10 @@ def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split) -> float
         train: labelled split to fit on
         val: labelled split to score
     """
-    was_training = pipeline.training
-    pipeline.eval()
     train_features, val_features = (
         _extract_features(pipeline, split, "linear probe", feature_extractor(pipeline, "pooled"), 256)
         for split in (train, val)
     )
-    pipeline.train(was_training)
     classifier = LinearProbe().fit({"C": 1.0}, train_features)
     predictions = torch.from_numpy(classifier.predict(val_features.x))
     return classification_metrics(torch.from_numpy(val_features.y), predictions)["accuracy"]
@@ -286,7 +285,7 @@ def _build_untrained(pipeline: Pipeline, run_config: RunConfig, seed: int) -> Pi
 def _extract_splits(
     pipeline: Pipeline, data: DataModule, features: Features, pool: Pool, batch_size: int
 ) -> dict[str, FeatureSet]:
-    pipeline.to(default_device()).eval()
+    pipeline.to(default_device())
     extract = feature_extractor(pipeline, features, pool)
     return {
         name: _extract_features(pipeline, split, f"{data.name}, {name}", extract, batch_size)
@@ -294,7 +293,6 @@ def _extract_splits(
     }
 
 
-@torch.no_grad()
 def _extract_features(
     pipeline: Pipeline,
     split: Split,
@@ -302,13 +300,14 @@ def _extract_features(
     extract: Callable[[Series], Tensor],
     batch_size: int,
 ) -> FeatureSet:
-    device = pipeline.mean.device
-    x = torch.cat([extract(series.replace(y=None)).cpu() for series in iter_batches(split, batch_size, device)])
-    if bad_rows := (~x.isfinite()).any(1).nonzero().flatten().tolist():
-        raise DataError(
-            f"{description}: the features of {len(bad_rows)} of {len(x)} series are not finite, series "
-            f"{bad_rows[0] + 1} first; the run or the data are damaged"
-        )
+    x = map_batches(
+        pipeline,
+        iter_batches(split, batch_size, "cpu"),
+        lambda series: extract(series.replace(y=None)),
+        source=description,
+        name_series=partial(name_series, split),
+        quantity="features",
+    )
     assert split.y is not None
     return FeatureSet(x.double().numpy(), split.y.numpy())
 
@@ -410,6 +409,18 @@ def _score_baselines(
 
 
 def _compute_metrics(targets: Array, predictions: Array, data: DataModule) -> dict[str, float]:
+    """Score the classes [N], or the logits or numbers [N, K], that a probe predicts for the test split.
+
+    Raises:
+        NotFiniteError: one of the logits or numbers is not finite
+    """
+    if predictions.ndim == 2 and (rows := np.flatnonzero(~np.isfinite(predictions).all(1)).tolist()):
+        assert data.test is not None
+        raise NotFiniteError(
+            f"{data.name}, test: the probe's predictions of {len(rows)} of {len(predictions)} series are not finite, "
+            f"{name_series(data.test, rows[0])} first",
+            "give another --classifier or --param",
+        )
     if data.has_classes:
         return classification_metrics(torch.from_numpy(targets), torch.from_numpy(predictions))
     task = get_task(str(data.task))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Tokens
@@ -95,21 +96,24 @@ def evaluate_token_order(
         groups: one name per series if series are dependent
 
     Raises:
-        DataError: no series has a known class
+        DataError: no series has a known class, or a prediction is not finite
     """
     was_training = pipeline.training
     pipeline.eval()
-    correct, correct_shuffled, labelled = [], [], []
+    correct, correct_shuffled, labelled, bad_rows = [], [], [], []
     for series in batches:
         assert series.y is not None
-        correct.append(pipeline.predict_batch(series).argmax(1) == series.y)
-        per_shuffle = []
+        logits = [pipeline.predict_batch(series)]
         for shuffle_index in range(NUM_SHUFFLES):
             with shuffle_tokenizer_output(pipeline, seed, shuffle_index):
-                per_shuffle.append(pipeline.predict_batch(series).argmax(1) == series.y)
-        correct_shuffled.append(torch.stack(per_shuffle))
+                logits.append(pipeline.predict_batch(series))
+        bad_rows.append(find_bad_rows(series, logits, pipeline.mean, pipeline.std))
+        is_correct = torch.stack(logits).argmax(2) == series.y
+        correct.append(is_correct[0])
+        correct_shuffled.append(is_correct[1:])
         labelled.append(series.y >= 0)
     pipeline.train(was_training)
+    check_rows(bad_rows, pipeline, "temporal order test", "predictions")
     is_labelled = torch.cat(labelled).cpu()
     if not is_labelled.any():
         raise DataError("the temporal order test needs labels: no series has a known class")

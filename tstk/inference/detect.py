@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tstk.errors import DataError, OptionError, TstkError
 from tstk.evaluation.anomalies import BASELINES, find_ranges, score_detection
 from tstk.inference.detection_methods import METHODS, ScoreFn, choose_method
 from tstk.inference.predict import load_run
-from tstk.inference.recordings import Recordings, load_recordings
+from tstk.inference.recordings import Recordings, load_recordings, select_samples, spread_samples
 
 Scores = NDArray[np.float64]
 
@@ -52,7 +52,9 @@ class Event(ShortRepr):
 
 @dataclass(repr=False)
 class Detection(ShortRepr):
-    """Scores of the samples of series.
+    """Scores of the samples of series, as their file has them.
+
+    Rows that --regularize inserted have no score, and are left out.
 
     Args:
         scores: [N, T] mean over the channels; NaN where there is no score
@@ -65,6 +67,7 @@ class Detection(ShortRepr):
         notes: remarks for the user
         training: the series that the threshold was computed from; None if it was given
         baseline_window: samples of the windows of baselines, a quarter of those of the run
+        positions: of the samples of each series among those that were scored, if --regularize inserted others
     """
 
     scores: Scores
@@ -77,6 +80,18 @@ class Detection(ShortRepr):
     notes: list[str]
     training: Recordings | None
     baseline_window: int
+    positions: list[NDArray[np.int64]] | None = None
+
+    def describe_unscored(self) -> list[str]:
+        """Return a note on the samples that are missing, and one on others without a score."""
+        in_series = np.arange(self.scores.shape[1]) < self.recordings.ends.numpy()[:, None]
+        is_missing = self.recordings.x.isnan().all(1).numpy()
+        counts = (int((np.isnan(self.scores) & in_series & kind).sum()) for kind in (is_missing, ~is_missing))
+        reasons = (
+            "missing samples, which have no score",
+            "samples without a score, as nothing before them was observed, or what the run computes is not finite",
+        )
+        return [f"{reason}: {count:,}" for count, reason in zip(counts, reasons, strict=True) if count]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the scores, as JSON types; rows of a table are those of its file.
@@ -170,28 +185,29 @@ def detect(
             raise DataError(f"the scores need the training data of the run: {e}{hint}") from None
 
     score = METHODS[name][0](pipeline, load_training)
+    compute = partial(compute_scores, pipeline, score, stride=stride, batch_size=batch_size)
     used_quantile, training = None, None
     if threshold is None:
-        training = load_training()
-        training_scores = compute_scores(
-            pipeline, score, training, is_training=True, stride=stride, batch_size=batch_size
-        )
-        averages = average_channels(training_scores)
-        if not np.isfinite(averages).any():
-            raise DataError(f"{training.source}: no sample of the training data has a score; give --threshold")
-        threshold, used_quantile = float(np.nanquantile(averages, quantile)), quantile
-    by_channel = compute_scores(pipeline, score, recordings, stride=stride, batch_size=batch_size)
+        used_quantile, training = quantile, load_training()
+        threshold = _compute_threshold(compute(training, is_training=True), quantile, training.source)
+    by_channel = compute(recordings)
     scores = average_channels(by_channel)
     channel_scores = by_channel if by_channel.shape[1] == len(recordings.channels) > 1 else None
     events = find_events(scores, threshold, channel_scores, recordings.channels)
-    notes: list[str] = []
     window = max(4, pipeline.spec.length // 4)
-    in_series = np.arange(scores.shape[1]) < recordings.ends.numpy()[:, None]
-    if unscored := int((np.isnan(scores) & in_series).sum()):
-        notes.append(f"{unscored:,} samples have no score: they are missing, or nothing before them was observed")
-    return Detection(
-        scores, channel_scores, threshold, used_quantile, name, events, recordings, notes, training, window
+    detection = _drop_inserted(
+        Detection(scores, channel_scores, threshold, used_quantile, name, events, recordings, [], training, window)
     )
+    detection.notes += detection.describe_unscored()
+    return detection
+
+
+def _compute_threshold(scores: Scores, quantile: float, source: str) -> float:
+    """Return a quantile of the scores [N, K, T] of the training data."""
+    averages = average_channels(scores)
+    if not np.isfinite(averages).any():
+        raise DataError(f"{source}: no sample of the training data has a score; give --threshold")
+    return float(np.nanquantile(averages, quantile))
 
 
 def compute_scores(
@@ -248,8 +264,29 @@ def find_events(
     return events
 
 
+def _drop_inserted(detection: Detection) -> Detection:
+    """Return a detection in the samples of the file, without those that --regularize inserted."""
+    if (positions := detection.recordings.positions) is None:
+        return detection
+    by_channel = detection.channel_scores
+    return replace(
+        detection,
+        scores=select_samples(detection.scores, positions),
+        channel_scores=None if by_channel is None else select_samples(by_channel, positions),
+        events=[_locate_event(event, positions[event.series]) for event in detection.events],
+        recordings=detection.recordings.drop_inserted(),
+        positions=positions,
+    )
+
+
+def _locate_event(event: Event, positions: NDArray[np.int64]) -> Event:
+    """Return an event in samples of the file, which are at these positions; those that were inserted have no score."""
+    start, end, peak = np.searchsorted(positions, [event.start, event.end, event.peak]).tolist()
+    return replace(event, start=start, end=end, peak=peak)
+
+
 def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
-    """Read labels of the samples that were scored, [N, T] bool; those of a whole table are cut to the rows scored.
+    """Read labels of the samples that were scored, [N, T] bool, from those of all samples or rows of the file.
 
     Args:
         detection: from `detect`
@@ -266,17 +303,34 @@ def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
             f"--sample-labels {labels}: its positions are those of the whole record, and --reader.start and "
             "--reader.stop read an excerpt; leave them out, or give a label per sample as .npy"
         )
-    path, num_samples = Path(recordings.source), recordings.first_row + length
-    values = read_sample_labels(labels, path, num_samples, recordings.csv_options)
+    path, num_rows = Path(recordings.source), recordings.num_rows
+    values = read_sample_labels(labels, path, num_rows or length, recordings.csv_options)
+    if values.ndim == 1 and (by_row := _assign_rows(values, recordings, length)) is not None:
+        return by_row
     values = values[None] if values.ndim == 1 else values
-    if recordings.is_table and values.shape[1] >= recordings.first_row + length:
+    if recordings.is_table and values.shape[1] == num_rows:
         values = values[:, recordings.first_row : recordings.first_row + length]
+    in_rows = f", in {num_rows:,} rows" if num_rows not in (None, length) else ""
     if values.shape != (count, length):
         raise DataError(
             f"--sample-labels {labels}: {values.shape[1]:,} labels of {values.shape[0]:,} series, and there are "
-            f"{length:,} samples of {count:,}; give one label per sample"
+            f"{length:,} samples of {count:,}{in_rows}; give one label per sample"
         )
     return values
+
+
+def _assign_rows(values: NDArray[np.bool_], recordings: Recordings, length: int) -> NDArray[np.bool_] | None:
+    """Return labels [N, T] of series that are spread over rows from a label per row; None if there are not as many."""
+    if recordings.is_table or recordings.file_rows is None:
+        return None
+    rows = np.concatenate(recordings.file_rows)
+    is_other_length = len(values) != recordings.num_rows if recordings.num_rows else len(values) <= rows.max()
+    if is_other_length or len(np.unique(rows)) < len(rows):  # of a folder, each file has rows of its own
+        return None
+    labels = np.zeros((len(recordings), length), bool)
+    for of_series, places in zip(labels, recordings.file_rows, strict=True):
+        of_series[: len(places)] = values[places[:length]]
+    return labels
 
 
 def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
@@ -303,6 +357,8 @@ def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[
     }
     std = _measure_std(detection.recordings)
     standardized = detection.recordings.x.double().numpy() / std
+    if (positions := detection.positions) is not None:
+        standardized = spread_samples(standardized, positions)
     training = None
     if detection.training is not None:  # of a run on single channels, those of training may be others
         has_channels = detection.recordings.statistics is None
@@ -318,6 +374,7 @@ def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[
             usual = baseline(training, detection.baseline_window)
             is_observed = ~np.isnan(training).all(1)
             threshold = None if isinstance(usual, str) else float(np.quantile(usual[is_observed], detection.quantile))
+        output = output if positions is None else select_samples(output, positions)
         results[name] = score_detection(output, labels, scored, threshold)
     return results
 
@@ -341,5 +398,6 @@ def _thin(recordings: Recordings) -> Recordings:
         rows=np.arange(0, len(recordings), step) if rows is None else rows[::step],
         ids=None if ids is None else ids[::step],
         groups=None if groups is None else groups[::step],
+        file_rows=None if recordings.file_rows is None else recordings.file_rows[::step],
         targets={},
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tstk.config.records import RunConfig
+from tstk.core.finite import name_by_number
 from tstk.core.frames import frames_to_array
 from tstk.core.pipeline import Pipeline, Pooling
 from tstk.core.prediction import Prediction, iter_series, map_batches, predict_batches
@@ -110,20 +111,19 @@ class RunDataFrames:
         """
         import pandas
 
-        index, name = None, None
+        index, name = None, name_by_number
         if self._is_one_series(pipeline, frame):
             batches = iter_series(frames_to_array([frame], pipeline.channel_names), pipeline, 1)
         else:
             split = self._prepare(pipeline, self._read(pipeline, frame))
             batches = iter_batches(split, batch_size, "cpu")
             index, name = self._get_index(frame, split), partial(name_series, split)
-        options = {} if name is None else {"name_series": name}
         vectors = map_batches(
             pipeline,
             batches,
             lambda series: pipeline.embed_batch(series.replace(y=None), pooling),
             source=SOURCE,
-            **options,
+            name_series=name,
         ).numpy()
         return pandas.DataFrame(vectors, index, [f"embedding{i}" for i in range(vectors.shape[1])])
 
@@ -156,7 +156,8 @@ class RunDataFrames:
         data: Any = read_frame(frame, roles) if regularize else None
         data = check_times(data, True) if isinstance(data, Table) else None
         if isinstance(data, Table) and data.times is not None and len(data.times.values) > len(frame):
-            return _write_index(data.times[rows].write(), _find_times(frame, data.times.format.column))
+            assert split.ids is not None  # the times at which the windows begin
+            return _write_index(split.ids, _find_times(frame, data.times.format.column))
         return frame.index[rows]
 
     def _get_schema(self, pipeline: Pipeline) -> dict[str, Any]:

@@ -35,9 +35,10 @@ def identify_series(series: Identified) -> Arrays:
     """Return what tells series apart, for outputs that are joined with other tables.
 
     Returns:
-        "row" [N] place of each series in its file, from 0, or the row of a table at which it begins; "id" [N] its name
-        in the file, or the time at which it begins, and "group" [N], if there are any; of windows of several series
-        "id" is the name of the series, "row" that of the series, and "time" [N] the time at which the window begins
+        "row" [N] place of each series in its file, from 0, or the row of a table at which it begins, -1 if it begins
+        with a row that --regularize inserted; "id" [N] its name in the file, or the time at which it begins, and
+        "group" [N], if there are any; of windows of several series "id" is the name of the series, "row" that of the
+        series, and "time" [N] the time at which the window begins
     """
     identity: Arrays = {"row": np.arange(len(series)) if series.rows is None else np.asarray(series.rows)}
     names = {"id": series.ids, "group": series.groups}

@@ -137,7 +137,8 @@ def write_imputation(path: Path, imputation: Imputation, *, replace: bool) -> li
     """Write filled series in the layout of the file that they came from.
 
     A text table keeps the text of all rows in which nothing was missing, a Parquet table its columns; an archive keeps
-    its other arrays. A new archive has rows, ids, groups, labels and targets of the series.
+    its other arrays. A new archive has rows, ids, groups, labels and targets of the series, and "inserted" [N, T],
+    where --regularize inserted samples.
 
     Args:
         path: .npz; for tables also .csv and .parquet
@@ -186,6 +187,10 @@ def _fill_archive(imputation: Imputation) -> tuple[dict[str, NDArray[Any]], list
     arrays = {"X": imputation.values, "channels": np.array(recordings.channels)}
     if recordings.dates is not None:
         arrays["dates"] = recordings.dates
+    if (positions := recordings.positions) is not None:
+        arrays["inserted"] = np.ones((len(recordings), recordings.values.shape[2]), bool)
+        for row, places, end in zip(arrays["inserted"], positions, recordings.ends.tolist(), strict=True):
+            row[places], row[end:] = False, False
     arrays |= recordings.identify() | recordings.targets
     lost = sorted(name for name in others - set(arrays) if not name.lower().startswith("x"))
     notes = [f"the series are a part of {recordings.source}; its arrays {', '.join(lost)} are not written as they are"]

@@ -117,48 +117,46 @@ def score(
         DataError: the data do not fit the run, have no labels, or a score is not finite
     """
     pipeline, run_config = load_run(run)
-    if shuffle_tokens and (reason := why_order_undefined(pipeline)) is not None:
-        raise OptionError(f"--shuffle-tokens: {reason}")
-    if threshold_for is not None and not is_classifier(pipeline):
-        raise OptionError(f"--threshold-for {threshold_for}: only a classifier decides by a threshold")
+    _check_applies(pipeline, shuffle_tokens, threshold_for)
     rate = None if threshold_for is None else parse_rate(threshold_for)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column, reader)
-    if pipeline.head is not None and pipeline.spec.horizon is None and not _has_known_targets(split.y):
-        kind = "targets" if pipeline.target_names else "labels"
-        raise DataError(f"{name}: these series have no {kind}, so there is nothing to score; try tstk predict {run}")
-    split = _select_labelled(split)
+    if pipeline.head is not None and pipeline.spec.horizon is None:
+        split = _select_labelled(split, name, pipeline, run)
     seed = run_config.options("train")["seed"]
     extra: dict[str, Any] = {}
     if is_classifier(pipeline):
         scores, logits = evaluate_classifier(pipeline, split, seed=seed, batch_size=batch_size, source=name)
         if rate is not None:
-            val = _load_validation_split(run_config, data_root)
-            decisions = apply_threshold(pipeline, val, split, logits, *rate, batch_size=batch_size, seed=seed)
-            extra["threshold"] = asdict(decisions)
+            val, options = _load_validation_split(run_config, data_root), {"batch_size": batch_size, "seed": seed}
+            extra["threshold"] = asdict(apply_threshold(pipeline, val, split, logits, *rate, **options))
         extra |= _score_classes(pipeline, split, logits, seed, name)
     else:
         scores = evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name)
-    baselines = _score_baselines(pipeline, run_config, split, data_root)
+    extra |= _score_baselines(pipeline, run_config, split, data_root).to_dict()
     if shuffle_tokens:
         batches = iter_batches(split, batch_size, pipeline.mean.device)
         extra["order"] = evaluate_token_order(pipeline, batches, seed=seed, groups=split.groups).to_dict()
-    return {
-        "data": name,
-        "size": len(split),
-        "notes": _describe_one_class(pipeline),
-        "scores": scores,
-        **baselines.to_dict(),
-        **extra,
-    }
+    return {"data": name, "size": len(split), "notes": _describe_one_class(pipeline), "scores": scores, **extra}
 
 
-def _has_known_targets(y: Tensor | None) -> bool:
-    """Return whether any target, as in `Series.y`, is known."""
-    return y is not None and bool((~y.isnan() if y.is_floating_point() else y >= 0).any())
+def _check_applies(pipeline: Pipeline, shuffle_tokens: bool, threshold_for: str | None) -> None:
+    """Raise OptionError if the temporal order test or a threshold is requested and does not apply to a run."""
+    if shuffle_tokens and (reason := why_order_undefined(pipeline)) is not None:
+        raise OptionError(f"--shuffle-tokens: {reason}")
+    if threshold_for is not None and not is_classifier(pipeline):
+        raise OptionError(f"--threshold-for {threshold_for}: only a classifier decides by a threshold")
 
 
-def _select_labelled(split: Split) -> Split:
-    """Return the series whose class is known; of other targets all, since their metrics leave out unknown ones."""
+def _select_labelled(split: Split, name: str, pipeline: Pipeline, run: str | Path) -> Split:
+    """Return the series whose class is known; of other targets all, since their metrics leave out unknown ones.
+
+    Raises:
+        DataError: no target is known
+    """
+    y = split.y
+    if y is None or not (~y.isnan() if y.is_floating_point() else y >= 0).any():
+        kind = "targets" if pipeline.target_names else "labels"
+        raise DataError(f"{name}: these series have no {kind}, so there is nothing to score; try tstk predict {run}")
     if not isinstance(split, SeriesDataset) or split.y is None or split.y.ndim > 1 or not bool((split.y < 0).any()):
         return split
     return split.select((split.y >= 0).nonzero().flatten())
@@ -240,12 +238,18 @@ def predict(
         result |= identify_series(split)
         return result if split.y is None else result | {"truth": split.y.numpy()}
     assert prediction.labels is not None
+    if prediction.labels.ndim == 1:
+        return _describe_classes(prediction, split)
+    if pipeline.resize is not None:
+        note = f"samples are those of series resampled to {pipeline.resize}, as in training, not of the file"
+        warn_user(note, DataNoteWarning)
+    return _describe_samples(prediction, split, pipeline.spec.length)
+
+
+def _describe_classes(prediction: Prediction, split: Split) -> Arrays:
+    """Return the classes or labels of each series."""
+    assert prediction.labels is not None
     assert prediction.probabilities is not None
-    if prediction.labels.ndim == 2:
-        if pipeline.resize is not None:
-            note = f"samples are those of series resampled to {pipeline.resize}, as in training, not of the file"
-            warn_user(note, DataNoteWarning)
-        return _describe_samples(prediction, split, pipeline.spec.length)
     classes = np.array(prediction.classes)
     result = {"predicted": prediction.labels, "probability": prediction.probabilities, "classes": classes}
     result |= identify_series(split)

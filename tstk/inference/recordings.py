@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,9 @@ class Recordings(ShortRepr):
         is_table: whether the series are the columns of a table
         dates: [T] texts, the times of the rows of a table as it writes them, if it has them
         first_row: row of the table at which the series begins
+        num_rows: of the file of which the table is a part, or whose rows are the samples; None if unknown
+        file_rows: of each series, the row of its file that each sample is, and -1 for those that --regularize inserted;
+            None if no series is spread over rows
         rows: [N] place of each series in its file, from 0; in order if None
         ids: N names of the series, if the file has them
         groups: N names, such as persons or devices, if the file has them
@@ -63,6 +66,8 @@ class Recordings(ShortRepr):
     is_table: bool
     dates: NDArray[Any] | None = None
     first_row: int = 0
+    num_rows: int | None = None
+    file_rows: list[NDArray[np.int64]] | None = None
     rows: NDArray[np.int64] | None = None
     ids: list[str] | None = None
     groups: list[str] | None = None
@@ -84,6 +89,29 @@ class Recordings(ShortRepr):
             return {name: value for name, value in self.reader.items() if name != "use"}
         return {} if path.suffix.lower() == ".csv" else None
 
+    @property
+    def positions(self) -> list[NDArray[np.int64]] | None:
+        """Where in each series the samples of the file are, if --regularize inserted others; None if it did not."""
+        if self.file_rows is None or all((rows >= 0).all() for rows in self.file_rows):
+            return None
+        return [np.flatnonzero(rows >= 0) for rows in self.file_rows]
+
+    def drop_inserted(self) -> Recordings:
+        """Return the series without the samples that --regularize inserted, so as their file has them."""
+        if (positions := self.positions) is None:
+            return self
+        assert self.file_rows is not None
+        file_rows = [rows[places] for rows, places in zip(self.file_rows, positions, strict=True)]
+        ends = [int((places < end).sum()) for places, end in zip(positions, self.ends.tolist(), strict=True)]
+        return replace(
+            self,
+            values=select_samples(self.values, positions),
+            x=torch.from_numpy(select_samples(self.x.numpy(), positions)),
+            ends=torch.tensor(ends),
+            dates=None if self.dates is None else self.dates[positions[0]],
+            file_rows=file_rows,
+        )
+
     def set_channels(self, pipeline: Pipeline) -> None:
         """Set the channels of a pipeline that takes any to those of the series."""
         if self.statistics is not None:
@@ -92,6 +120,22 @@ class Recordings(ShortRepr):
     def identify(self) -> Arrays:
         """Return "row", "id" and "group" of the series as from `identify_series`; of a table nothing."""
         return {} if self.is_table else identify_series(self)
+
+
+def select_samples(array: NDArray[Any], positions: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
+    """Return the samples of series [N, ..., T] at the positions [M_i] of each; NaN beyond the last of a series."""
+    selected = np.full((*array.shape[:-1], max(map(len, positions))), np.nan, array.dtype)
+    for row, series, places in zip(selected, array, positions, strict=True):
+        row[..., : len(places)] = series[..., places]
+    return selected
+
+
+def spread_samples(array: NDArray[Any], positions: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
+    """Return the inverse of `select_samples`: NaN where no sample was selected."""
+    spread = np.full((*array.shape[:-1], max(int(places[-1]) for places in positions) + 1), np.nan, array.dtype)
+    for row, series, places in zip(spread, array, positions, strict=True):
+        row[..., places] = series[..., : len(places)]
+    return spread
 
 
 def load_recordings(
@@ -123,13 +167,15 @@ def load_recordings(
             "are not samples of the data; train one without --resize"
         )
     roles, regularize = get_data_options(run_config, data, reader=reader)
+    num_rows = None
     if data is None:
-        container, first_row = _read_split(run_config, data_root, split)
+        container, first_row, num_rows = _read_split(run_config, data_root, split)
     else:
         splits = read_splits(data, data_root, roles, regularize=regularize)
         container, first_row = splits.get("test", next(iter(splits.values()))), 0
+        num_rows = _count_rows(container)
     recordings = build_recordings(pipeline, container, run_config.input_schema, first_row)
-    recordings.reader = roles.reader
+    recordings.reader, recordings.num_rows = roles.reader, num_rows
     if data is not None:
         if isinstance(container, Table) and container.note:
             warn_user(container.note, DataNoteWarning)
@@ -206,7 +252,15 @@ def build_recordings(
     x = torch.from_numpy(np.ascontiguousarray(subtract_offset(values, offset)))
     ends = torch.full((1,), x.shape[2]) if is_table else count_samples(x)
     dates = None if times is None else np.array(times.write())
-    recordings = Recordings(values, x, ends, channels, container.source, is_table, dates, first_row)
+    file_rows = container.file_rows if isinstance(container, SeriesSet) else None
+    if isinstance(container, Table) and container.file_rows is not None:
+        file_rows = [container.file_rows]
+        if not (in_file := container.file_rows[container.file_rows >= 0]).size:
+            raise DataError(f"{container.source}: --regularize inserted all of these rows; give other data with --data")
+        first_row = int(in_file[0])
+    recordings = Recordings(
+        values, x, ends, channels, container.source, is_table, dates, first_row, file_rows=file_rows
+    )
     if splits_channels:
         level = None if offset is None else torch.from_numpy(offset)
         recordings.statistics = (*compute_mean_std(x), level)
@@ -232,21 +286,32 @@ def _collect_targets(series: SeriesSet) -> Arrays:
     return arrays
 
 
-def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) -> tuple[SeriesSet | Table, int]:
-    """Return a part of the data that a run was trained on, and the row at which it begins."""
+def _count_rows(container: SeriesSet | Table) -> int | None:
+    """Return the rows of a file that was read whole; None of series that are not spread over rows of one."""
+    if isinstance(container, Table):
+        return container.count_file_rows(len(container.values))
+    return None if container.file_rows is None else int(max(rows.max() for rows in container.file_rows)) + 1
+
+
+def _read_split(
+    run_config: RunConfig, data_root: str | None, split: SplitName
+) -> tuple[SeriesSet | Table, int, int | None]:
+    """Return a part of the data that a run was trained on, the row at which it begins, and the rows of a table."""
     options = locate_run_data(run_config, data_root)
     name, config = options.pop("use"), DataConfig(**options)
     if "," in name or name == SYNTHETIC:
         raise DataError(f"{name}: the data of this run are not those of one file; give other data with --data")
     splits = read_run_splits(name, config)
     if split == "test" and "test" in splits:
-        return splits["test"], 0
+        test = splits["test"]
+        return test, 0, _count_rows(test) if isinstance(test, Table) else None
     container = splits.get("test", next(iter(splits.values()))) if split == "all" else next(iter(splits.values()))
+    num_rows = _count_rows(container) if isinstance(container, Table) else None
     if split == "all":
-        return container, 0
+        return container, 0, num_rows
     if not isinstance(container, Table):
         if config.is_forecasting and split == "train":
-            return _select_train_rows(splits, config), 0
+            return _select_train_rows(splits, config), 0, None
         if config.is_forecasting:
             raise DataError(
                 f"{name}: each series of this run is divided in time, so none is of its {split} split; give other data "
@@ -254,11 +319,11 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
             )
         if split == "test":
             raise DataError(f"{name}: the data of the run have no test split; give other data with --data")
-        return splits.get("train", container), 0
+        return splits.get("train", container), 0, None
     tables = {name: table for name, table in splits.items() if isinstance(table, Table)}
     ends, _ = resolve_split_boundaries(tables, config)
     start, stop = (0, ends[0]) if split == "train" else (ends[1], ends[2])
-    return container.select_rows(start, stop), start
+    return container.select_rows(start, stop), start, num_rows
 
 
 def _select_train_rows(splits: Mapping[str, SeriesSet | Table], config: DataConfig) -> SeriesSet:
@@ -270,7 +335,7 @@ def _select_train_rows(splits: Mapping[str, SeriesSet | Table], config: DataConf
     is_train = np.arange(series_set.x.shape[2]) < np.array(ends)[:, None]
     x = np.where(is_train[:, None], np.asarray(series_set.x), np.nan)
     kept = np.flatnonzero(~np.isnan(x).all((1, 2)))
-    return replace(series_set.select(kept), x=x[kept], times=None)
+    return replace(series_set.select(kept), x=x[kept], times=None, file_rows=None)
 
 
 def _select_columns(table: Table, channels: tuple[str, ...]) -> Table:

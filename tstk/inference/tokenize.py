@@ -56,7 +56,7 @@ def tokenize(
     with torch.no_grad():
         for series in iter_batches(split, batch_size, pipeline.mean.device):
             codes.append(compute_codes(pipeline, series).cpu())
-            bad_rows.append(find_bad_rows(series, None, pipeline.mean, pipeline.std))
+            bad_rows.append(find_bad_rows(series, (), pipeline.mean, pipeline.std))
     source = data or str(run_config.component("data"))
     check_rows(bad_rows, pipeline, source, "codes", partial(name_series, split))
     arrays = {"codes": torch.cat(codes).numpy(), "codebook": codebook}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from tstk.core.batches import split_rows
 from tstk.core.prediction import eval_mode
 from tstk.errors import DataError, IncompatibleError
+from tstk.evaluation.evaluate import iter_predictions
 from tstk.plot.plot_data import DataLike, PlotData, RunLike, open_data
 from tstk.plot.style import open_axes, set_title
 
@@ -28,7 +30,7 @@ def compute_confusion(data: PlotData) -> Array:
 
     Raises:
         IncompatibleError: the run does not predict one of several classes
-        DataError: no class of the series is known
+        DataError: no class of the series is known, or a prediction is not finite
     """
     pipeline, split = data.pipeline, data.split
     kind = None if pipeline.task is None or pipeline.head is None else pipeline.task.target_type
@@ -40,9 +42,9 @@ def compute_confusion(data: PlotData) -> Array:
         raise DataError(f"{data.name}: the classes of the series are not known, so there is nothing to compare")
     counts = np.zeros((pipeline.spec.num_outputs or 0,) * 2, dtype=np.int64)
     with eval_mode(pipeline):
-        for rows in split_rows(split, BATCH_SIZE):
-            predicted = pipeline.predict_batch(data.batch(rows).replace(y=None)).argmax(1).cpu()
-            true = split.y[rows]
+        targets = iter(split.y)
+        for outputs in iter_predictions(pipeline, split, data.name, BATCH_SIZE):
+            predicted, true = outputs.argmax(1), torch.stack(list(islice(targets, len(outputs))))
             predicted = predicted[:, : true.shape[1]] if true.ndim == 2 else predicted
             true = true[:, : predicted.shape[1]] if true.ndim == 2 else true
             known = true >= 0

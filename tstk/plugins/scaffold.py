@@ -41,10 +41,10 @@ _ENTRIES = {
 """Kind -> target inside the package, summary, and what it provides, if anything."""
 
 _TRIAL_COMMANDS = {
-    "reader": "tstk data info YOUR-FILE.NAME",
+    "reader": "tstk data info FILE.NAME",
     "decoder": "tstk train --loss masked --decoder NAME --dry-run",
     "recipe": "tstk run NAME",
-    "task": "tstk train --task NAME --data YOUR-FILE --dry-run",
+    "task": "tstk train --task NAME --data FILE --dry-run",
     "command": "tstk NAME --help",
     "callback": "tstk train --callbacks NAME --steps 20",
     "probe": "tstk probe RUN --classifier NAME",
@@ -53,7 +53,7 @@ _TRIAL_COMMANDS = {
     "masking": "tstk train --loss masked --loss.policy NAME --dry-run",
     "augmentation": "tstk train --augment NAME --steps 20",
     "tracker": "tstk train --trackers NAME --steps 20",
-    "importer": "tstk import NAME YOUR-FILE.pt",
+    "importer": "tstk import NAME FILE.pt",
 }
 
 

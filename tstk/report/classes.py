@@ -35,7 +35,7 @@ def render_classes(context: RunContext) -> Section | None:
     pipeline, split = context.pipeline, context.split
     if not is_classifier(pipeline) or split.y is None:
         return None
-    logits = predict_logits(pipeline, split)
+    logits = predict_logits(pipeline, split, source=f"{context.split_name} split")
     result = score_classifier(pipeline, split, logits, seed=context.run_config.options("train")["seed"])
     if result is None:
         return None

@@ -194,9 +194,6 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
     limits = _LIMITS.format(command=format_code(command))
     if config.origin:
         limits = _LIMITS_OF_ORIGIN.format(command=format_code(f"tstk probe hf://{repo} --data FILE"))
-    is_pretraining = result.task == "pretraining"
-    use = "embed" if is_pretraining else "predict"
-    out = "embeddings.npz" if is_pretraining else "predictions.csv"
     lines = [
         *(*metadata, *(f"- {tag}" for tag in tags), "---", ""),
         *(f"# {escape_markdown(repo)}", ""),
@@ -205,7 +202,7 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
         *format_code_block(
             f'import tstk\n\npipeline = tstk.load("hf://{repo}")  # an ordinary torch.nn.Module; no code is downloaded'
         ),
-        *("", *format_code_block(f"tstk {use} hf://{repo} --data FILE --out {out}"), ""),
+        *("", *format_code_block(result.get_use_command(f"hf://{repo}")), ""),
         *_render_scores(result),
         *("## How it was made", "", *format_code_block(_shorten_paths(result.command, folders)), ""),
         "The weights are those of the file; nothing was trained."

@@ -14,6 +14,7 @@ from tstk.core.batches import split_rows
 from tstk.core.linear_map import get_last_value
 from tstk.core.types import Series
 from tstk.errors import DataError
+from tstk.evaluation.evaluate import iter_predictions
 from tstk.evaluation.formatting import format_number
 from tstk.evaluation.metrics import ForecastMetrics, multilabel_metrics, regression_metrics
 from tstk.plot.embeddings import Embeddings, compute_embeddings, draw_embeddings, project
@@ -42,7 +43,7 @@ def render_numbers(context: RunContext) -> Section | None:
     pipeline, y = context.pipeline, context.split.y
     if pipeline.head is None or pipeline.target_mean is None or y is None:
         return None
-    predictions = torch.cat([pipeline.predict_batch(series).cpu() for series in _iter_batches(context, None)])
+    predictions = torch.cat(list(iter_predictions(pipeline, context.split, f"{context.split_name} split")))
     rows: list[list[str]] = []
     figures: list[str] = []
     for k, name in enumerate(pipeline.target_names):
@@ -77,7 +78,7 @@ def render_labels(context: RunContext) -> Section | None:
     pipeline, y = context.pipeline, context.split.y
     if pipeline.head is None or y is None or pipeline.task is None or pipeline.task.target_type != "labels":
         return None
-    logits = torch.cat([pipeline.predict_batch(series).cpu() for series in _iter_batches(context, None)])
+    logits = torch.cat(list(iter_predictions(pipeline, context.split, f"{context.split_name} split")))
     columns = ["label", "F1", "AUROC", "AUPRC", "series with it", "predicted"]
     rows = []
     for k, name in enumerate(context.run_config.classes):
@@ -219,7 +220,7 @@ def _plot_embeddings(label: str, points: Array, embeddings: Embeddings) -> str:
     return render_panel(label, alt, lambda axes: draw_embeddings(axes, points, embeddings), height=4.0)
 
 
-def _iter_batches(context: RunContext, rows: Tensor | None) -> Iterator[Series]:
-    """Iterate over rows of the split (all if None) in batches on the pipeline's device."""
+def _iter_batches(context: RunContext, rows: Tensor) -> Iterator[Series]:
+    """Iterate over rows of the split in batches on the pipeline's device."""
     for index in split_rows(context.split, 256, rows):
         yield context.split.batch(index).to(context.pipeline.mean.device)

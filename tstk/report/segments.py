@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tstk.core.batches import split_rows
 from tstk.evaluation.classification import per_class_metrics
+from tstk.evaluation.evaluate import iter_predictions
 from tstk.evaluation.segments import find_segments, join_windows
 from tstk.plot.plot_data import crop_window, get_samples
 from tstk.plot.style import INK, MAX_COLORS, add_legend, get_colors
@@ -32,12 +32,8 @@ def render_segments(context: RunContext) -> Section | None:
     if pipeline.head is None or split.y is None or not is_segmentation:
         return None
     length, names = pipeline.spec.length, tuple(context.run_config.classes)
-    predictions = torch.cat(
-        [
-            pipeline.predict_batch(split.batch(rows).to(pipeline.mean.device)).argmax(1).cpu()
-            for rows in split_rows(split, 256)
-        ]
-    )[:, : split.y.shape[1]]
+    outputs = iter_predictions(pipeline, split, f"{context.split_name} split")
+    predictions = torch.cat([logits.argmax(1) for logits in outputs])[:, : split.y.shape[1]]
     known = split.y >= 0
     scores = per_class_metrics(split.y[known], predictions[known], len(names))
     series = join_windows(split, len(split), length)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
 from tstk.core.repr import ShortRepr
-from tstk.errors import OptionError
+from tstk.errors import NotFiniteError, OptionError
 from tstk.evaluation.evaluate import evaluate
 from tstk.nn.blocks import enable_gradient_checkpointing
 from tstk.training.augment import make_transform
@@ -36,7 +36,7 @@ from tstk.training.ema import EMA
 from tstk.training.interrupt import SavePoints
 from tstk.training.loader import BatchLoader, resolve_duration
 from tstk.training.lora import has_lora, remove_lora
-from tstk.training.metric_tracker import MetricTracker, check_finite
+from tstk.training.metric_tracker import MetricTracker, check_finite, create_training_error
 from tstk.training.optim import lr_lambda
 from tstk.training.resume_store import ResumeStore
 from tstk.training.selection import BestEpoch, EarlyStopping, LinearProbe
@@ -159,8 +159,12 @@ class Trainer:
                 self._score_linear_map()
                 while not self.state.is_done:
                     self._train_epoch()
-                    with run_uncompiled():
-                        metrics = self._validate_epoch()
+                    try:
+                        with run_uncompiled():
+                            metrics = self._validate_epoch()
+                    except NotFiniteError as e:
+                        fault = f"{e.fault}, after step {self.state.step}"
+                        raise create_training_error(fault, self.state.epoch, self.data) from None
                     self._end_epoch(metrics)
             return self._finish()
         finally:
@@ -250,7 +254,8 @@ class Trainer:
         """Return the validation metrics of the current weights."""
         batch_size = max(self.loader.batch_size, 256)
         with self.train_step.autocast():
-            return evaluate(self.pipeline, self.data.val, seed=self.config.seed, batch_size=batch_size)
+            source = f"{self.data.name}, validation split"
+            return evaluate(self.pipeline, self.data.val, seed=self.config.seed, batch_size=batch_size, source=source)
 
     def _log(self, losses: dict[str, float], series_per_second: float) -> None:
         for callback in self.callbacks.values():

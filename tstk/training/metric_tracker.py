@@ -141,11 +141,20 @@ def check_finite(quantity: str, value: float, location: str, epoch: int, data: D
         data: the data to train on, the scale of which may be the cause
     """
     if not math.isfinite(value):
-        kept = " and the best weights so far were kept" if epoch > 1 else ""
-        raise TrainingError(
-            f"{quantity} became {value} {location} (epoch {epoch}); training stopped{kept}. "
-            + (describe_large_values(data) or "Try a lower --lr, a smaller --grad-clip or --precision fp32")
-        )
+        raise create_training_error(f"{quantity} became {value} {location}", epoch, data)
+
+
+def create_training_error(fault: str, epoch: int, data: DataModule) -> TrainingError:
+    """Return the error that stops training because something is not finite.
+
+    Args:
+        fault: what is not finite, and when
+        epoch: see `check_finite`
+        data: see `check_finite`
+    """
+    kept = " and the best weights so far were kept" if epoch > 1 else ""
+    remedy = describe_large_values(data) or "Try a lower --lr, a smaller --grad-clip or --precision fp32"
+    return TrainingError(f"{fault} (epoch {epoch}); training stopped{kept}. {remedy}")
 
 
 def describe_large_values(data: DataModule) -> str:

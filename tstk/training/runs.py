@@ -37,7 +37,7 @@ from tstk.data.data_module import DataModule
 from tstk.data.frames import name_frames, refuse_frames, store_frames
 from tstk.data.identity import find_run_data, identify_files, refuse_changed_data, resolve_paths
 from tstk.data.targets import count_classes
-from tstk.errors import CheckpointError, DataError, FileError, TrainingError
+from tstk.errors import CheckpointError, DataError, FileError, NotFiniteError, TrainingError
 from tstk.evaluation.baselines import score_baselines
 from tstk.evaluation.evaluate import evaluate
 from tstk.evaluation.probabilities import (
@@ -310,9 +310,9 @@ def _fit_and_evaluate(
             save_weights(pipeline, run_dir / WEIGHTS_FILE, fit_result.weights | temperature)
             result.write()
             resume_store.remove()
-    except TrainingError as e:
+    except (TrainingError, NotFiniteError) as e:  # of training, or of testing the trained weights
         kept = f". {run_dir} keeps the best weights so far" if (run_dir / WEIGHTS_FILE).is_file() else ""
-        raise TrainingError(f"{e}{kept}") from None
+        raise type(e)(f"{e}{kept}") from None
     except FileError as e:
         remedy = f", then continue with: tstk train --resume {quote(str(run_dir))}" if resume_store.exists() else ""
         raise FileError(f"{e}{remedy}") from None

@@ -86,8 +86,8 @@ def _compute_arrays(pipeline: Pipeline, split: Split, batch_size: int, source: s
             assert series.y is not None
             future = series.replace(x=series.y.nan_to_num(), observed=series.y.isfinite(), y=None)
             bad_rows.append(
-                find_bad_rows(series, None, pipeline.mean, pipeline.std)
-                | find_bad_rows(future, None, pipeline.mean, pipeline.std)
+                find_bad_rows(series, (), pipeline.mean, pipeline.std)
+                | find_bad_rows(future, (), pipeline.mean, pipeline.std)
             )
             steps = -(-series.y.shape[-1] // int(pipeline.tokenizer.out.stride or 1))
             x, y = compute_codes(pipeline, series), compute_codes(pipeline, future)[..., -steps:]

@@ -62,7 +62,7 @@ MAX_EVENTS = 10
     "--sample-labels",
     metavar="FILE|COLUMN",
     help="which samples are anomalous: .npy, .npz, .csv, .parquet, .atr (WFDB beats that are not normal), or a "
-    "column of --data",
+    "column of --data; a label per row of the file, or per sample of each series",
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .csv or .npz")
 @rich_click.option("--events", metavar="FILE", help="write the events above the threshold: .csv")
@@ -100,9 +100,9 @@ def command(
     Series are cut into overlapping windows, and the scores of a sample are averaged over its windows. The file has a
     line per sample: row and, if the table has one, date; of a set of series row (of the series in its file), id and
     group (if there are any) and sample; then score (the mean over channels), threshold, and the score of each channel.
-    Missing samples have no score. The threshold is a quantile of the scores of the training data. Events are runs of
-    consecutive samples above it: start, end (the last sample), peak, score, and the channel with the highest score at
-    the peak. Rows and samples are counted from 0.
+    Missing samples have no score, and rows that --regularize inserts no line. The threshold is a quantile of the scores
+    of the training data. Events are runs of consecutive samples above it: start, end (the last sample), peak, score,
+    and the channel with the highest score at the peak. Rows and samples are counted from 0.
 
     With --sample-labels, metrics per sample (AUROC, AUPRC, and precision, recall and F1 at the threshold), per event
     (affiliation precision, recall and F1 at the threshold) and aware of ranges (VUS-ROC, VUS-PR) are printed, beside

@@ -34,9 +34,6 @@ def command(kind: str, file: str, out: str | None, options: dict[str, Any]) -> N
     command_line = click.get_current_context().meta[COMMAND_LINE_KEY]
     result = import_run(kind, file, out, command=command_line, print_fn=print_note, **options)
     run = quote(str(result.run_dir))
-    verb, file_name = ("embed", "embeddings.npz") if result.task == "pretraining" else ("predict", "predictions.csv")
-    echo(
-        f"{run}: {result.parameters:,} parameters of {result.data}\n"
-        f"use it with: tstk {verb} {run} --data FILE --out {file_name}\n"
-        f"train on it: tstk train --init-from {run} --data FILE --head linear"
-    )
+    echo(f"{run}: {result.parameters:,} parameters of {result.data}. Next:")
+    echo(f"  {result.get_use_command(run)}")
+    echo(f"  tstk train --init-from {run} --data FILE_WITH_LABELS --head linear")

@@ -70,9 +70,9 @@ def command(
 
     Cells or samples that are empty or NaN are predicted; all others are written as they were. Long series are cut into
     overlapping windows, whose predictions are averaged. A table keeps its header, dates and columns, an .npz archive
-    its other arrays; other sets of series are written with row, id, group and labels, if there are any. Samples that
-    cannot be predicted stay missing: those of a channel that a window never observed, and those after the end of a
-    series in a set.
+    its other arrays; other sets of series are written with row, id, group and labels, if there are any, and where
+    --regularize inserted samples. Samples that cannot be predicted stay missing: those of a channel that a window never
+    observed, and those after the end of a series in a set.
 
     --score hides observed samples instead, at random and in blocks, and prints MAE and RMSE at them, in units of the
     training standard deviation, beside the mean, the last value and linear interpolation. Without --data, the run's

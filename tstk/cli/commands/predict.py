@@ -53,8 +53,9 @@ def command(
     [series, classes, samples], with row, id, group, recording, start and classes.
 
     Forecasting, .csv: what tstk forecast writes. In .npz every window of the test split, or of the table given with
-    --data, as arrays forecast and truth [windows, channels, horizon], with the row of the table at which each begins,
-    and its time as id; of several series id is the series, row that of the series, and time the time.
+    --data, as arrays forecast and truth [windows, channels, horizon], with the row of the table at which each begins
+    (-1 if --regularize inserted it), and its time as id; of several series id is the series, row that of the series,
+    and time the time.
     """
     from tstk.config.records import RunConfig
     from tstk.inference.predict import forecast, predict

@@ -28,8 +28,10 @@ def command(run: str, repo: str, private: bool, revision: str | None, license: s
     Others use it as they use a run: tstk predict hf://OWNER/NAME. Absolute paths in its records are shortened to
     their last part. Log in first with: hf auth login
     """
+    from tstk.config.records import RunResult
     from tstk.report.hub import push
 
     address = push(run, repo, private=private, revision=revision, license=license, message=message)
     place = f"{repo}@{revision}" if revision else repo
-    echo(f"{address}\nuse it with: tstk predict hf://{place.removeprefix('hf://')} --data FILE --out predictions.csv")
+    command = RunResult.read(run).get_use_command(f"hf://{place.removeprefix('hf://')}")
+    echo(f"{address}\nNext:\n  {command}")

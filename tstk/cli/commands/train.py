@@ -215,7 +215,7 @@ def _list_next_commands(result: RunResult) -> list[str]:
     }
     run_dir = shlex.quote(str(result.run_dir))
     run = run_dir + "".join(classes.values())
-    run_and_data = run if result.test else f"{run} --data OTHER_FILE"  # there is no test split to apply it to
+    run_and_data = run if result.test else f"{run} --data FILE"  # there is no test split to apply it to
     commands = [f"tstk report {run}", f"tstk embed {run_and_data} --out embeddings.npz"]
     if result.task == "pretraining":
         from tstk.core.task import get_task

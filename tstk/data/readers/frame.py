@@ -141,7 +141,8 @@ class Frame:
             return self.names.index(name)
         if name.strip().lower() in self.lower_names:
             return self.lower_names.index(name.strip().lower())
-        raise DataError(f"{self.path}: no column called {name!r} ({option}).{did_you_mean(name, self.names)}")
+        message = f"{self.path}: no column called {name!r} ({option}).{did_you_mean(name, self.names)}"
+        raise DataError(message, option, name)
 
     def is_nested(self, index: int) -> bool:
         """Return whether the cells of a column are lists."""

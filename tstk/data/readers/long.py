@@ -131,10 +131,10 @@ def build_long(
     series_times = None if times is None else [times[rows] for rows in series_rows]
     label, rows = assignment.label, list(first_rows.values())
     if not label_per_sample or label is None:
-        return build_series_set(assignment, x, channels, note, rows, series_times)
+        return build_series_set(assignment, x, channels, note, rows, series_times, series_rows)
     labels, classes = encode_sample_labels(frame.get_text(label))
     assignment.label = None
-    series_set = build_series_set(assignment, x, channels, note, rows, series_times)
+    series_set = build_series_set(assignment, x, channels, note, rows, series_times, series_rows)
     padded, _ = merge_sample_labels([(labels[rows], classes) for rows in series_rows], x.shape[2])
     return replace(series_set, sample_labels=padded, classes=classes)
 

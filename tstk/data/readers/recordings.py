@@ -141,7 +141,8 @@ def _assign_columns(path: Path, header: Sequence[str], roles: ColumnRoles) -> di
             names = tuple(name for name in names if name in header)
         for name in names:
             if name not in header:
-                raise DataError(f"{path}: no column called {name!r} ({OPTIONS[role]}).{did_you_mean(name, header)}")
+                message = f"{path}: no column called {name!r} ({OPTIONS[role]}).{did_you_mean(name, header)}"
+                raise DataError(message, OPTIONS[role], name)
         columns[role] = [header.index(name) for name in names]
     common = {"file": FILE_COLUMNS, "split": SPLIT_COLUMNS}
     common |= {"label": () if roles.label_per_sample else LABEL_NAMES, "group": GROUP_NAMES, "id": ID_NAMES}
@@ -261,7 +262,8 @@ def _read_array(path: Path, roles: ColumnRoles) -> Recording:
     roles.reject(path, "for a recording in .npy, whose channels have no names")
     if roles.reader is not None and "reader" not in roles.optional:
         name = roles.reader["use"]
-        raise OptionError(f"--reader {name} has no meaning for {path}, a recording in .npy: its axes are inferred")
+        message = f"--reader {name} has no meaning for {path}, a recording in .npy: its axes are inferred"
+        raise OptionError(message, "--reader")
     array = np.array(map_array(path))
     if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
         raise DataError(f"{path}: an array of {array.dtype} {array.shape}; expected numbers (channels, samples)")

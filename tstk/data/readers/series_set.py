@@ -6,6 +6,7 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tstk.data.containers import NA_VALUES, Samples, SeriesSet, normalize_labels, pad_series
 from tstk.data.readers.assignment import Assignment
@@ -21,6 +22,7 @@ def build_series_set(
     note: str,
     rows: list[int] | None = None,
     times: list[Times] | None = None,
+    file_rows: list[NDArray[np.int64]] | None = None,
 ) -> SeriesSet:
     """Return series with the labels, groups, ids and targets of their rows.
 
@@ -31,6 +33,7 @@ def build_series_set(
         note: what was taken for what
         rows: the row of the frame that holds them, for each series; None means that each row is a series
         times: of the samples of each series
+        file_rows: rows of the frame that are the samples of each series
     """
     frame = assignment.frame
 
@@ -57,6 +60,7 @@ def build_series_set(
         channels=channels,
         note=note,
         times=times,
+        file_rows=file_rows,
     )
 
 
