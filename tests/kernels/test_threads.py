@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tstk.kernels import threads as module
-from tstk.kernels.threads import MIN_PARALLEL_VALUES, map_row_slices
+from tstk.kernels.threads import MIN_PARALLEL_VALUES, call_in_each_thread, map_row_slices
 
 CPU = torch.device("cpu")
 
@@ -66,6 +66,21 @@ def test_a_product_of_matrices_in_a_slice_is_that_of_one_thread():
     torch.set_num_threads(1)
     expected = [a[:32] @ b, a[32:] @ b]
     assert all(torch.equal(part, whole) for part, whole in zip(parts, expected, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_setting_can_be_made_in_each_thread_of_torch():
+    if module._find_openmp() is None:
+        pytest.skip("torch's threads cannot be reached")
+    meeting, threads = threading.Barrier(2, timeout=30), []
+
+    def note_thread():
+        meeting.wait()
+        threads.append(threading.get_ident())
+
+    call_in_each_thread(note_thread)
+    assert len(set(threads)) == 2
+    assert threading.get_ident() in threads
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

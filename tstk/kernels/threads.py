@@ -50,16 +50,41 @@ def map_row_slices(
         with torch.inference_mode():
             return function(row_slice)
 
-    openmp = None if _is_forked else _find_openmp()
-    return list(_get_thread_pool(threads).map(run, slices)) if openmp is None else _run_in_team(openmp, run, slices)
+    openmp = _find_openmp()
+    if openmp is None:
+        return list(_get_thread_pool(threads).map(run, slices))
+    results: dict[int, Result] = {}
+
+    def run_share(thread: int, team: int) -> None:
+        for i in range(thread, len(slices), team):
+            results[i] = run(slices[i])
+
+    _run_team(openmp, threads, run_share)
+    return [results[i] for i in range(len(slices))]
+
+
+def call_in_each_thread(function: Callable[[], object]) -> None:
+    """Call a function in each thread that computes for torch; in this one alone where those cannot be reached."""
+    openmp = _find_openmp()
+    if openmp is None:
+        function()
+    else:
+        _run_team(openmp, torch.get_num_threads(), lambda thread, team: function())
 
 
 _TEAM_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-@cache
 def _find_openmp() -> ctypes.CDLL | None:
-    """Return a library with GNU's interface to the OpenMP runtime of torch's threads; None if torch has another."""
+    """Return a library with GNU's interface to the OpenMP runtime of torch's threads; None if torch has another.
+
+    None also in a child of `fork`: OpenMP would wait there forever for threads that run in the parent alone.
+    """
+    return None if _is_forked else _load_openmp()
+
+
+@cache
+def _load_openmp() -> ctypes.CDLL | None:
     try:
         openmp = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"))
         openmp.GOMP_parallel.argtypes = _TEAM_FUNCTION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
@@ -70,23 +95,23 @@ def _find_openmp() -> ctypes.CDLL | None:
     return openmp
 
 
-def _run_in_team(openmp: ctypes.CDLL, run: Callable[[slice], Result], slices: list[slice]) -> list[Result]:
-    """Run a function on slices, one per thread of torch; a team may be smaller than asked for."""
-    results: dict[int, Result] = {}
+def _run_team(openmp: ctypes.CDLL, threads: int, run_share: Callable[[int, int], object]) -> None:
+    """Call a function in each thread of torch with its number and the size of the team, which may be smaller.
+
+    The team is always as large as torch's: the threads that a smaller one leaves out would end.
+    """
     errors: list[BaseException] = []
 
     @_TEAM_FUNCTION
-    def run_share(_: int | None) -> None:
+    def run(_: int | None) -> None:
         try:
-            for i in range(openmp.omp_get_thread_num(), len(slices), openmp.omp_get_num_threads()):
-                results[i] = run(slices[i])
+            run_share(openmp.omp_get_thread_num(), openmp.omp_get_num_threads())
         except BaseException as error:  # an exception cannot pass through C
             errors.append(error)
 
-    openmp.GOMP_parallel(run_share, None, len(slices), 0)
+    openmp.GOMP_parallel(run, None, threads, 0)
     if errors:
         raise errors[0]
-    return [results[i] for i in range(len(slices))]
 
 
 @lru_cache(maxsize=8)
@@ -106,7 +131,6 @@ def _use_one_thread() -> None:
 
 
 _is_forked = False
-"""Whether this process is a child of `fork`, in which OpenMP would wait forever for threads that do not run there."""
 
 
 def _forget_threads() -> None:
@@ -115,4 +139,5 @@ def _forget_threads() -> None:
     _get_thread_pool.cache_clear()
 
 
-os.register_at_fork(after_in_child=_forget_threads)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -19,6 +19,7 @@ import torch
 from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline
 from tstk.errors import OptionError, TrainingError
+from tstk.kernels.threads import call_in_each_thread
 from tstk.nn.devices import ignore_missing_widgets
 
 if TYPE_CHECKING:
@@ -118,15 +119,15 @@ def flush_denormals() -> Iterator[None]:
 
     Small gradients can make Adam's second moment denormal, which takes up to twice the time per step.
 
-    The setting applies to the current thread and to threads that it starts later. All threads are started before the
-    setting is made, so that results do not depend on when they start.
+    The setting belongs to a thread, and new threads inherit it. Those of torch are started before it is made, and then
+    each makes it; where they cannot be reached, this thread alone.
     """
     torch.ones(torch.get_num_threads() << 15).mul_(2)  # starts all threads: torch splits work from 32768 numbers each
-    torch.set_flush_denormal(True)
+    call_in_each_thread(lambda: torch.set_flush_denormal(True))
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        call_in_each_thread(lambda: torch.set_flush_denormal(False))
 
 
 @contextmanager
