@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tstk.kernels import threads as module
+from tstk.kernels import threads
 from tstk.kernels.threads import MIN_PARALLEL_VALUES, call_in_each_thread, map_row_slices
 
 CPU = torch.device("cpu")
@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 def two_threads(request, monkeypatch):
     """Divide rows between two threads, of each kind."""
     if request.param == "a pool":
-        monkeypatch.setattr(module, "_find_openmp", lambda: None)
-    elif module._find_openmp() is None:
+        monkeypatch.setattr(threads, "_find_openmp", lambda: None)
+    elif threads._find_openmp() is None:
         pytest.skip("torch has no GNU OpenMP here")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -70,17 +70,17 @@ def test_a_product_of_matrices_in_a_slice_is_that_of_one_thread():
 
 @pytest.mark.usefixtures("two_threads")
 def test_a_setting_can_be_made_in_each_thread_of_torch():
-    if module._find_openmp() is None:
+    if threads._find_openmp() is None:
         pytest.skip("torch's threads cannot be reached")
-    meeting, threads = threading.Barrier(2, timeout=30), []
+    meeting, idents = threading.Barrier(2, timeout=30), []
 
     def note_thread():
         meeting.wait()
-        threads.append(threading.get_ident())
+        idents.append(threading.get_ident())
 
     call_in_each_thread(note_thread)
-    assert len(set(threads)) == 2
-    assert threading.get_ident() in threads
+    assert len(set(idents)) == 2
+    assert threading.get_ident() in idents
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
