@@ -83,6 +83,7 @@ def test_a_setting_can_be_made_in_each_thread_of_torch():
     assert threading.get_ident() in idents
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_child_of_fork_computes_as_its_parent_did():
     program = (
