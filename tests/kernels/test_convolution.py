@@ -84,6 +84,19 @@ def test_cpp_gives_outputs_and_gradients_of_the_reference(shape, transposed, rel
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(("size", "stride", "factor"), [(3, 1, 2.0), (4, 2, 1.5)])
+def test_the_error_is_a_small_multiple_of_that_of_torch(size, stride, factor):
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(4, 96, 128, generator=draw), torch.randn(128, 128, size, generator=draw)
+    exact = convolve(x.double(), weight.double(), stride=stride, padding=1, backend="reference")
+    cpp, plain = (
+        (convolve(x, weight, stride=stride, padding=1, backend=name) - exact).square().mean().sqrt()
+        for name in ("cpp", "torch")
+    )
+    assert cpp < factor * plain
+
+
+@pytest.mark.usefixtures("compiled")
 def test_series_divided_among_threads_have_the_same_outputs():
     shape, before = (32, 32, 3, 1, 1, 512), torch.get_num_threads()
     inputs, results = make_inputs(shape, transposed=False), []

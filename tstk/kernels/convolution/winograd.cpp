@@ -2,8 +2,8 @@
 //
 // A tile of F(4, 3), four outputs of a convolution with three taps, takes 6 products of matrices instead of 12; one of
 // F(3, 2) takes 4 instead of 6. Inputs and outputs of a tile are mapped by the small matrices in `Tile`, the weights
-// by one in Python. The points of F(4, 3) are 0, +-2^-1/2, +-2^1/2 and infinity, with which the error is about twice
-// that of the plain sum, as it is a third more with F(3, 2).
+// by one in Python. The points of F(4, 3) are 0, +-2^-1/2, +-2^1/2 and infinity, with which the error is smaller than
+// with the usual ones, 0, +-1, +-2 and infinity.
 //
 // Series are read and written as rows of `group` samples side by side, so a convolution of kernel size 4 and stride 2
 // is one of two taps between rows of two samples and rows of one, and a transposed one the other way round.
